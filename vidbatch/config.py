@@ -1,0 +1,123 @@
+"""What a user can set, checked as a whole before the first task starts.
+
+`LabelConfig` is the one list of settings: flags, YAML files and `vidbatch.label(...)` all end here.
+A wrong value raises ConfigError in one sentence: the field, its value, what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from vidbatch.errors import ConfigError
+from vidbatch.sampling import parse_sampling
+
+
+class LabelConfig(BaseModel):
+    """Settings of one `label` run; immutable. Field descriptions are also the help texts of the flags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    inputs: tuple[str, ...] = Field(
+        min_length=1,
+        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
+    )
+    output: str = Field(min_length=1, description="Directory or s3:// prefix of the tables.")
+    model: str = Field(
+        "efficientnet-lite0",
+        min_length=1,
+        description="efficientnet-lite0, a torchvision name (resnet50, resnet50@IMAGENET1K_V2, "
+        "resnet50@s3://bucket/w.pth), timm:NAME[@PATH], or a bundle (file:DIR, s3://bucket/bundle).",
+    )
+    sampling: str = Field(
+        "fps=1",
+        description="fps=F | every=N | count=N | keyframes | all | times=COLUMN (of the manifest, seconds).",
+    )
+    top_k: int = Field(5, ge=1, le=100, description="Labels kept per frame and per video.")
+    embedding: bool = Field(False, description="Add the model's embedding (float16) to `frames`.")
+    limit: int | None = Field(None, ge=1, description="Work on at most this many videos.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Frames the model sees at once.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs: auto, cpu or cuda.")
+    decode_workers: int | None = Field(None, ge=1, description="Decode actors; default: one a CPU.")
+    model_workers: int | None = Field(None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs.")
+    decode_timeout_seconds: float = Field(
+        300.0, gt=0, description="A clip that takes longer to decode is killed and tried once more."
+    )
+    decode_memory_mb: int = Field(
+        2048, ge=256, description="A decoder process that grows beyond this is killed (MiB)."
+    )
+    clip_seconds: float = Field(
+        120.0, gt=0, description="Long videos are cut at keyframes into clips of about this length."
+    )
+    max_pixels: int = Field(2**26, ge=1, description="Pictures with more pixels than this fail as `bounds`.")
+    max_duration_seconds: float = Field(
+        86_400.0, gt=0, description="Videos longer than this fail as `bounds`."
+    )
+    max_packets: int = Field(50_000_000, ge=1, description="Videos with more packets than this fail as `bounds`.")
+    max_failed_share: float = Field(
+        0.05, ge=0, le=1, description="Exit with 1 when a larger share of the run's videos failed."
+    )
+    retry_failed: bool = Field(False, description="Also retry videos that failed for a permanent reason.")
+    partition_by: Literal["none", "date"] = Field(
+        "none", description="date: tables below date=<first seen>/, for nightly runs."
+    )
+    buckets: int = Field(
+        16, ge=1, le=4096, description="Files per table (and date); fixed by the first run over an output."
+    )
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _one_input_is_enough(cls, value: object) -> object:
+        return (os.fspath(value),) if isinstance(value, str | os.PathLike) else value
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _paths_are_text(cls, value: object) -> object:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling_parses(cls, value: str) -> str:
+        return str(parse_sampling(value))
+
+
+def load_config(settings: dict[str, Any], config_file: str | Path | None = None) -> LabelConfig:
+    """Merge a YAML file and explicit settings (which win; None means not given) into a checked LabelConfig.
+
+    Raises ConfigError with one sentence that names the first wrong field, its value and what is allowed.
+    """
+    merged = _read_yaml(config_file) if config_file is not None else {}
+    merged.update({name: value for name, value in settings.items() if value is not None})
+    try:
+        return LabelConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_first_sentence(error)) from None
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {str(path)!r} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {str(path)!r} must hold `name: value` lines, not a {type(content).__name__}")
+    return content
+
+
+def _first_sentence(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = str(problem["loc"][0]) if problem["loc"] else "config"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such setting; allowed: {', '.join(LabelConfig.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{field}: not given; it is required"
+    return f"{field}: {problem['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"

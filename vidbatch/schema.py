@@ -1,0 +1,152 @@
+"""Columns of every table and of every stage boundary: names, dtypes, units. Nothing else defines a column.
+
+Published:  VIDEOS (one row a video), FRAMES (one row a sampled frame).
+In flight:  WORK (list -> decode), PIXELS (decode -> classify), PREDICTIONS (classify -> sink).
+Times are float64 seconds on the stream's own clock (pts x time base); ranges are half-open [start, end).
+"""
+
+from typing import Final, Literal, NamedTuple
+
+import pyarrow as pa
+
+SCHEMA_VERSION: Final = 1
+"""Raised when a published column is renamed, removed or changes its type; kept in every file's metadata."""
+
+
+class FrameSpec(NamedTuple):
+    """What a model wants to see: frames come out of the decoder as uint8 RGB of exactly this size.
+
+    The shorter side is scaled to `size / crop_share` and the centre is cropped, on square pixels, upright.
+    """
+
+    height: int
+    width: int
+    crop_share: float = 0.875
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one uint8 RGB frame."""
+        return self.height * self.width * 3
+
+
+TOP_K: Final = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
+UTC: Final = pa.timestamp("us", tz="UTC")
+
+IDENTITY: Final = [
+    pa.field("video_id", pa.string(), nullable=False),  # 32 hex digits: hash of normalised URL and member
+    pa.field("url", pa.string(), nullable=False),  # no query string, no credentials
+    pa.field("member", pa.string()),  # name inside a tar shard
+    pa.field("etag", pa.string()),
+    pa.field("size_bytes", pa.int64()),
+    pa.field("content_version", pa.string(), nullable=False),  # etag+size or size+mtime
+    pa.field("metadata", pa.string()),  # JSON object: other manifest columns, shard sidecars
+]
+
+HEADER: Final = [
+    pa.field("container", pa.string()),
+    pa.field("codec", pa.string()),
+    pa.field("width", pa.int32()),  # coded pixels, before rotation
+    pa.field("height", pa.int32()),
+    pa.field("duration_seconds", pa.float64()),
+    pa.field("frame_rate", pa.float64()),  # average, frames a second
+    pa.field("num_frames_from_header", pa.int64()),
+]
+
+ERROR: Final = [
+    pa.field("error_kind", pa.string()),  # a key of errors.ERROR_KINDS, or null
+    pa.field("error_message", pa.string()),
+]
+
+PROVENANCE: Final = [
+    pa.field("config_digest", pa.string(), nullable=False),  # of all settings that change a result
+    pa.field("run_id", pa.string(), nullable=False),
+]
+
+VIDEOS: Final = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("status", pa.string(), nullable=False),  # ok | partial | failed
+        *ERROR,
+        *HEADER,
+        pa.field("num_frames_sampled", pa.int64(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("score", pa.float32()),  # 0..1, mean over the sampled frames
+        pa.field("top_k", TOP_K),
+        pa.field("model", pa.string(), nullable=False),
+        *PROVENANCE,
+        pa.field("finished_at", UTC, nullable=False),
+    ],
+    metadata={"vidbatch.schema_version": str(SCHEMA_VERSION), "vidbatch.table": "videos"},
+)
+
+_FRAMES = [
+    pa.field("video_id", pa.string(), nullable=False),
+    pa.field("url", pa.string(), nullable=False),
+    pa.field("member", pa.string()),
+    pa.field("frame_index", pa.int32(), nullable=False),  # 0.. in the sample of this video
+    pa.field("pts_seconds", pa.float64(), nullable=False),
+    pa.field("is_keyframe", pa.bool_(), nullable=False),
+    pa.field("label", pa.string(), nullable=False),
+    pa.field("score", pa.float32(), nullable=False),
+    pa.field("top_k", TOP_K, nullable=False),
+    *PROVENANCE,
+]
+
+
+def frames_schema(embedding_size: int | None = None) -> pa.Schema:
+    """Schema of the `frames` table; with an embedding of that many float16 values when one was asked for."""
+    extra = [] if embedding_size is None else [pa.field("embedding", pa.list_(pa.float16(), embedding_size))]
+    metadata = {"vidbatch.schema_version": str(SCHEMA_VERSION), "vidbatch.table": "frames"}
+    return pa.schema([*_FRAMES, *extra], metadata=metadata)
+
+
+CLIP: Final = [
+    *IDENTITY,
+    pa.field("source", pa.string(), nullable=False),  # what to open; may hold a query string; never published
+    pa.field("member_offset", pa.int64()),  # byte offset of the member's data inside an uncompressed tar
+    pa.field("clip_index", pa.int32(), nullable=False),
+    pa.field("num_clips", pa.int32(), nullable=False),
+    pa.field("start_seconds", pa.float64()),  # null: from the first frame
+    pa.field("end_seconds", pa.float64()),  # null: to the last frame
+    pa.field("times", pa.list_(pa.float64())),  # times to look at inside this clip; null: follow the sampling
+    *ERROR,  # set when listing already knows that it cannot be read
+]
+
+WORK: Final = pa.schema([pa.field("clips", pa.list_(pa.struct(CLIP)), nullable=False)])
+"""One row is a pack of clips that one decode call works off: small videos travel together, long ones alone."""
+
+_CHUNK = [
+    *IDENTITY,
+    pa.field("clip_index", pa.int32(), nullable=False),
+    pa.field("num_clips", pa.int32(), nullable=False),
+    pa.field("chunk_index", pa.int32(), nullable=False),  # 0.. inside the clip
+    pa.field("is_last_chunk", pa.bool_(), nullable=False),  # only the last one carries header, error and cost
+    pa.field("num_frames", pa.int32(), nullable=False),
+    pa.field("pts_seconds", pa.list_(pa.float64()), nullable=False),
+    pa.field("is_keyframe", pa.list_(pa.bool_()), nullable=False),
+    *HEADER,
+    *ERROR,
+    pa.field("decode_cpu_seconds", pa.float64()),
+    pa.field("decode_wall_seconds", pa.float64()),
+    pa.field("read_bytes", pa.int64()),
+    pa.field("num_frames_decoded", pa.int64()),
+]
+
+PIXELS: Final = pa.schema(
+    [*_CHUNK, pa.field("frames", pa.large_binary(), nullable=False)]  # uint8 NHWC RGB, num_frames x FrameSpec
+)
+"""One row is a chunk of one clip, at most 16 MiB of frames; a clip that yields no frame is one chunk of none."""
+
+PREDICTIONS: Final = pa.schema(
+    [
+        *_CHUNK,
+        pa.field("top_k_index", pa.list_(pa.int32()), nullable=False),  # num_frames x k class numbers, flat
+        pa.field("top_k_score", pa.list_(pa.float32()), nullable=False),  # num_frames x k, descending, flat
+        pa.field("score_sum", pa.list_(pa.float32())),  # per class: sum of probabilities over the frames
+        pa.field("embedding", pa.large_binary()),  # float16, num_frames x embedding size
+        pa.field("model_cpu_seconds", pa.float64(), nullable=False),
+        pa.field("model_wall_seconds", pa.float64(), nullable=False),
+    ]
+)
+"""PIXELS without the pixels, with what the model said of each frame."""
