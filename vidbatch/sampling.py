@@ -1,8 +1,8 @@
 """A sampling rule and presentation times go in; which frames are in the sample comes out. No decoding here.
 
-Times are integer ticks of the stream's time base, or exact fractions of them, so that no float decides between
-two neighbours. A frame is shown during the half-open interval [its time, the next frame's time); the last one
-until its own duration is over. Wanted times that fall into one interval give that frame once.
+Times are integer ticks of the stream's time base, or exact fractions of them, so that no float decides
+between two neighbours. A frame is shown during the half-open interval [its time, the next frame's time); the
+last one until its own duration is over. Wanted times that fall into one interval give that frame once.
 
     ticks   0        100       200       300      400
     frames  |---a----|---b-----|---c-----|---d----|
@@ -25,7 +25,7 @@ _FORMS: Final = "fps=F | every=N | count=N | keyframes | all | times=COLUMN"
 _MAX_FRAMES_PER_SECOND: Final = 10_000
 _MAX_NUMBER: Final = 10**9
 
-# Printed times are rounded to microseconds (ffprobe, most manifests); a quarter tick keeps finer clocks exact.
+# Printed times are rounded to microseconds (ffprobe, most manifests); a quarter tick keeps fine clocks exact.
 _TIME_TOLERANCE_SECONDS: Final = Fraction(1, 10**6)
 
 
@@ -110,8 +110,8 @@ def _decimal(value: Fraction) -> str:
 def tick_of(seconds: float, time_base: Fraction) -> int:
     """The tick at or before a time given as float64 seconds.
 
-    A time that lies less than a microsecond (and less than a quarter of a tick) before a tick counts as on it:
-    it is that tick, printed or computed with rounding.
+    A time that lies less than a microsecond (and less than a quarter of a tick) before a tick counts as on
+    it: it is that tick, printed or computed with rounding.
     """
     exact = Fraction(seconds)
     noise = Fraction(math.ulp(seconds)) * 2
@@ -205,7 +205,7 @@ class Selector(Protocol):
         ...
 
     def finish(self, end: int | None) -> bool:
-        """No more frames, the last is shown until the tick `end`; whether that last frame is in the sample."""
+        """No more frames, the last is shown until the tick `end`; whether that last one is in the sample."""
         ...
 
     @property
