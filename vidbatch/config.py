@@ -43,20 +43,18 @@ class LabelConfig(BaseModel):
     batch_size: int = Field(32, ge=1, le=4096, description="Frames the model sees at once.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs: auto, cpu or cuda.")
     decode_workers: int | None = Field(None, ge=1, description="Decode actors; default: one a CPU.")
-    model_workers: int | None = Field(None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs.")
+    model_workers: int | None = Field(
+        None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs."
+    )
     decode_timeout_seconds: float = Field(
         300.0, gt=0, description="A clip that takes longer to decode is killed and tried once more."
     )
-    decode_memory_mb: int = Field(
-        2048, ge=256, description="A decoder process that grows beyond this is killed (MiB)."
-    )
+    decode_memory_mb: int = Field(2048, ge=256, description="A decoder process that grows beyond this is killed (MiB).")
     clip_seconds: float = Field(
         120.0, gt=0, description="Long videos are cut at keyframes into clips of about this length."
     )
     max_pixels: int = Field(2**26, ge=1, description="Pictures with more pixels than this fail as `bounds`.")
-    max_duration_seconds: float = Field(
-        86_400.0, gt=0, description="Videos longer than this fail as `bounds`."
-    )
+    max_duration_seconds: float = Field(86_400.0, gt=0, description="Videos longer than this fail as `bounds`.")
     max_packets: int = Field(50_000_000, ge=1, description="Videos with more packets than this fail as `bounds`.")
     max_failed_share: float = Field(
         0.05, ge=0, le=1, description="Exit with 1 when a larger share of the run's videos failed."

@@ -1,0 +1,251 @@
+"""Published tables hold each video once, whoever dies or races while they are written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rows import identity, video_and_frames
+
+from vidbatch import publish, schema
+from vidbatch.config import LabelConfig
+from vidbatch.errors import ConfigError
+from vidbatch.publish import Layout
+from vidbatch.tables import Table
+
+LAYOUT = Layout(4, "none")
+
+
+def one_by_one(jobs: list[tuple[Any, ...]]) -> None:
+    for job in jobs:
+        publish.publish_bucket(*job)
+
+
+def stage(output: Path, numbers: range, run_id: str, **options: Any) -> None:
+    partition = options.pop("partition", "")
+    number = options.pop("number", 0)
+    publish.stage_part(str(output), run_id, partition, number, *video_and_frames(numbers, run_id, **options))
+
+
+def publish_all(output: Path, layout: Layout = LAYOUT) -> None:
+    publish.publish(str(output), layout, publish.staged_parts(str(output)), one_by_one)
+
+
+def rows(output: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Published rows, read with a plain glob as a stranger would."""
+    files = {name: sorted(output.glob(f"{name}/**/*.parquet")) for name in ("videos", "frames")}
+    read = {name: [row for f in fs for row in pq.ParquetFile(f).read().to_pylist()] for name, fs in files.items()}
+    return (
+        sorted(read["videos"], key=lambda r: r["url"]),
+        sorted(read["frames"], key=lambda r: (r["url"], r["frame_index"])),
+    )
+
+
+def test_published_rows_are_the_staged_rows_and_the_parts_are_gone(tmp_path: Path) -> None:
+    stage(tmp_path, range(50), "run-a")
+    publish_all(tmp_path)
+    videos, frames = rows(tmp_path)
+    expected_videos, expected_frames = video_and_frames(range(50), "run-a")
+    assert videos == expected_videos.to_pylist()
+    assert frames == expected_frames.to_pylist()
+    assert publish.staged_parts(str(tmp_path)) == []
+    assert len(list(tmp_path.glob("videos/*.parquet"))) == LAYOUT.buckets
+
+
+def test_later_parts_join_what_is_published(tmp_path: Path) -> None:
+    for start in range(0, 40, 10):
+        stage(tmp_path, range(start, start + 10), f"run-{start}")
+        publish_all(tmp_path)
+    videos, frames = rows(tmp_path)
+    assert [v["url"] for v in videos] == [identity(n)["url"] for n in range(40)]
+    assert len(frames) == 120
+
+
+def test_publishing_the_same_part_twice_changes_nothing(tmp_path: Path) -> None:
+    stage(tmp_path, range(20), "run-a")
+    publish_all(tmp_path)
+    before = {f: f.read_bytes() for f in tmp_path.glob("*/*.parquet")}
+    stage(tmp_path, range(20), "run-a")
+    publish_all(tmp_path)
+    assert {f: f.read_bytes() for f in tmp_path.glob("*/*.parquet")} == before
+
+
+def test_a_new_version_replaces_the_rows_of_its_video_only(tmp_path: Path) -> None:
+    stage(tmp_path, range(20), "run-a", age_seconds=10)
+    publish_all(tmp_path)
+    stage(tmp_path, range(5, 8), "run-b", version="v2", num_frames=5)
+    publish_all(tmp_path)
+    videos, frames = rows(tmp_path)
+    assert len(videos) == 20
+    assert [v["run_id"] for v in videos] == ["run-a"] * 5 + ["run-b"] * 3 + ["run-a"] * 12
+    assert len(frames) == 17 * 3 + 3 * 5
+
+
+def test_an_older_result_never_replaces_a_newer_one(tmp_path: Path) -> None:
+    stage(tmp_path, range(10), "run-new")
+    publish_all(tmp_path)
+    stage(tmp_path, range(10), "run-zombie", age_seconds=60, num_frames=1)
+    publish_all(tmp_path)
+    videos, frames = rows(tmp_path)
+    assert {v["run_id"] for v in videos} == {f["run_id"] for f in frames} == {"run-new"}
+
+
+def test_of_two_parts_with_the_same_video_the_newest_wins_once(tmp_path: Path) -> None:
+    stage(tmp_path, range(10), "run-a", age_seconds=5)
+    stage(tmp_path, range(10), "run-b")
+    publish_all(tmp_path)
+    videos, frames = rows(tmp_path)
+    assert len(videos) == 10
+    assert len(frames) == 30
+    assert {r["run_id"] for r in videos + frames} == {"run-b"}
+
+
+def test_racing_publishers_lose_and_double_nothing(tmp_path: Path) -> None:
+    starts = range(0, 160, 10)
+    for start in starts:
+        stage(tmp_path, range(start, start + 15), f"run-{start:03d}")  # neighbours overlap by five videos
+    parts = publish.staged_parts(str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda part: publish.publish(str(tmp_path), LAYOUT, [part], one_by_one), parts))
+    videos, frames = rows(tmp_path)
+    assert [v["url"] for v in videos] == [identity(n)["url"] for n in range(165)]
+    assert [(f["url"], f["frame_index"]) for f in frames] == [
+        (identity(n)["url"], i) for n in range(165) for i in range(3)
+    ]
+    run_of = {v["video_id"]: v["run_id"] for v in videos}
+    assert all(f["run_id"] == run_of[f["video_id"]] for f in frames)
+
+
+KILLED = """
+import os, signal, sys
+from vidbatch import publish, storage
+steps = int(sys.argv[2])
+def dying(name):
+    real = getattr(storage, name)
+    def call(*args, **kwargs):
+        global steps
+        if steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps -= 1
+        return real(*args, **kwargs)
+    setattr(storage, name, call)
+for name in ("put", "put_if", "delete"):
+    dying(name)
+import test_publish
+test_publish.stage(__import__("pathlib").Path(sys.argv[1]), range(5, 15), "run-b", num_frames=2)
+test_publish.publish_all(__import__("pathlib").Path(sys.argv[1]))
+"""
+
+
+def test_killed_at_every_step_the_tables_stay_whole_and_a_rerun_completes_them(tmp_path: Path) -> None:
+    """A real process, a real SIGKILL before each write; a glob never shows a video twice."""
+    clean = tmp_path / "clean"
+    stage(clean, range(10), "run-a", age_seconds=9)
+    publish_all(clean)
+    stage(clean, range(5, 15), "run-b", num_frames=2)
+    publish_all(clean)
+    for step in range(40):
+        output = tmp_path / f"killed-{step}"
+        stage(output, range(10), "run-a", age_seconds=9)
+        publish_all(output)
+        died = subprocess.run(
+            [sys.executable, "-c", KILLED, str(output), str(step)], cwd=Path(__file__).parent, check=False
+        ).returncode
+        ids = [v["video_id"] for v in rows(output)[0]]
+        assert len(ids) == len(set(ids))
+        if died == 0:
+            break
+        if not publish.staged_parts(str(output)) and len(ids) == 10:
+            stage(output, range(5, 15), "run-b", num_frames=2)  # died before the part existed: worked on again
+        publish_all(output)
+        assert rows(output) == rows(clean), f"killed before write {step}"
+    else:
+        pytest.fail("publishing never came to its end")
+    assert step >= 2 + 2 * LAYOUT.buckets
+
+
+def test_done_videos_are_those_of_this_digest_that_need_no_retry(tmp_path: Path) -> None:
+    videos, frames = video_and_frames(range(6), "run-a")
+    kinds = pa.array([None, "corrupt", "missing", None, "worker", "empty"])
+    videos = videos.set_column(videos.schema.get_field_index("error_kind"), schema.VIDEOS.field("error_kind"), kinds)
+    publish.stage_part(str(tmp_path), "run-a", "", 0, videos, frames)
+    stage(tmp_path, range(6, 9), "run-b", digest="another", number=1)
+    publish_all(tmp_path)
+
+    def done(**options: bool) -> list[str]:
+        published = publish.Published(str(tmp_path), LAYOUT)
+        return sorted(i for ids, _ in published.done("d1", **options) for i in ids.to_pylist())
+
+    ids = [identity(n)["video_id"] for n in range(6)]
+    assert done(retry_failed=False) == sorted(ids[n] for n in (0, 1, 3, 5))
+    assert done(retry_failed=True) == sorted(ids[n] for n in (0, 3))
+
+
+def test_a_replaced_video_stays_in_the_partition_that_first_saw_it(tmp_path: Path) -> None:
+    layout = Layout(2, "date")
+    stage(tmp_path, range(10), "run-a", partition="date=2026-11-01", age_seconds=9)
+    publish_all(tmp_path, layout)
+    first_seen = publish.Published(str(tmp_path), layout).first_seen()
+    today = np.datetime64("2026-11-02").astype(object)
+    partitions = {n: first_seen.partition(identity(n)["video_id"], today) for n in range(12)}
+    assert partitions == {n: "date=2026-11-01" if n < 10 else "date=2026-11-02" for n in range(12)}
+    assert sorted(p.parent.name for p in tmp_path.glob("videos/*/*.parquet"))[0] == "date=2026-11-01"
+
+
+def test_the_first_run_fixes_the_layout_and_another_wish_is_refused(tmp_path: Path) -> None:
+    first = publish.open_layout(LabelConfig(inputs=("x",), output=str(tmp_path), buckets=8))
+    assert publish.open_layout(LabelConfig(inputs=("x",), output=str(tmp_path))) == first == Layout(8, "none")
+    with pytest.raises(ConfigError, match=r"buckets: 4 is not allowed.*laid out with 8"):
+        publish.open_layout(LabelConfig(inputs=("x",), output=str(tmp_path), buckets=4))
+
+
+def test_files_are_zstd_with_statistics_and_a_page_index(tmp_path: Path) -> None:
+    stage(tmp_path, range(50), "run-a")
+    publish_all(tmp_path)
+    meta = pq.ParquetFile(next(tmp_path.glob("frames/*.parquet"))).metadata
+    column = meta.row_group(0).column(1)
+    assert column.compression == "ZSTD"
+    assert column.path_in_schema == "url"
+    assert column.statistics.has_min_max
+    assert column.has_column_index
+    assert column.statistics.min <= column.statistics.max
+    assert b"vidbatch.schema_version" in meta.metadata
+
+
+@pytest.mark.parametrize("opener", ["pandas", "polars", "duckdb"])
+def test_strangers_open_the_tables_without_our_help(tmp_path: Path, opener: str) -> None:
+    stage(tmp_path, range(30), "run-a")
+    publish_all(tmp_path)
+    if opener == "pandas":
+        import pandas
+
+        videos, frames = (len(pandas.read_parquet(tmp_path / t)) for t in ("videos", "frames"))
+    elif opener == "polars":
+        import polars
+
+        videos, frames = (polars.read_parquet(f"{tmp_path}/{t}/*.parquet").height for t in ("videos", "frames"))
+    else:
+        import duckdb
+
+        counts = [duckdb.sql(f"select count(*), min(top_k[1].label) from '{tmp_path}/{t}/*.parquet'").fetchone()
+                  for t in ("videos", "frames")]  # fmt: skip
+        assert all(count is not None and count[1] == "cat" for count in counts)
+        videos, frames = (count[0] for count in counts if count is not None)
+    assert (videos, frames) == (30, 90)
+
+
+def test_our_own_handle_opens_them_as_everything_also_when_empty(tmp_path: Path) -> None:
+    assert len(Table(str(tmp_path), "videos").to_arrow()) == 0
+    stage(tmp_path, range(5), "run-a", partition="date=2026-11-01")
+    publish_all(tmp_path, Layout(2, "date"))
+    table = Table(str(tmp_path), "frames")
+    assert table.to_arrow().num_rows == len(table.to_pandas()) == table.to_polars().height == 15
+    assert table.to_duckdb().count("*").fetchone() == (15,)
+    assert set(table.to_pandas()["date"].astype(str)) == {"2026-11-01"}

@@ -1,0 +1,45 @@
+"""vidbatch: object storage full of videos in, Parquet tables of what is in them out, on a Ray cluster.
+
+import vidbatch
+result = vidbatch.label("s3://bucket/videos", output="s3://bucket/labels")
+result.videos.to_pandas()
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidbatch.pipeline import LabelResult
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "label", "tables"]
+
+
+def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> LabelResult:
+    """Label videos and publish the tables `videos` and `frames` below `output`.
+
+    Args: `inputs` are directories, prefixes, globs, files, tar shards or manifests, local, s3:// or http(s)://;
+    `settings` are the fields of `vidbatch.config.LabelConfig` (model, sampling, embedding, limit, ...).
+    Raises ConfigError for a wrong setting, before anything starts.
+    """
+    from vidbatch.config import load_config
+    from vidbatch.pipeline import label as run
+
+    return run(load_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))
+
+
+def tables(output: str | os.PathLike[str]) -> LabelTables:
+    """Open the published tables of an output: `.videos` and `.frames`, each as Arrow, pandas, Polars or DuckDB."""
+    return LabelTables(os.fspath(output))
+
+
+class LabelTables:
+    """The tables of one output."""
+
+    def __init__(self, output: str) -> None:
+        from vidbatch.tables import Table
+
+        self.videos = Table(output, "videos")
+        self.frames = Table(output, "frames")

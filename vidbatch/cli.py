@@ -1,0 +1,211 @@
+"""The `vidbatch` command: label, plan, status. Flags are the fields of LabelConfig; everything else is library.
+
+Exit codes: 0 done (also with failed videos, up to --max-failed-share), 1 too many failed or the run broke,
+2 a mistake in what was asked, 130 stopped by Ctrl-C or SIGTERM (run the same command again to go on).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from vidbatch import __version__, metrics, storage
+from vidbatch.config import LabelConfig, load_config
+from vidbatch.errors import ConfigError, VidbatchError
+
+_FLAGS: dict[str, dict[str, Any]] = {
+    "output": {"metavar": "URL"},
+    "model": {"metavar": "NAME"},
+    "sampling": {"metavar": "HOW"},
+    "embedding": {"is_flag": True, "default": None},
+    "limit": {"type": int, "metavar": "N"},
+    "top_k": {"type": int, "metavar": "K"},
+    "batch_size": {"type": int, "metavar": "N"},
+    "device": {"metavar": "auto|cpu|cuda"},
+    "decode_workers": {"type": int, "metavar": "N"},
+    "model_workers": {"type": int, "metavar": "N"},
+    "decode_timeout_seconds": {"type": float, "metavar": "SECONDS", "flag": "--decode-timeout"},
+    "decode_memory_mb": {"type": int, "metavar": "MIB", "flag": "--decode-memory"},
+    "clip_seconds": {"type": float, "metavar": "SECONDS"},
+    "max_failed_share": {"type": float, "metavar": "X"},
+    "retry_failed": {"is_flag": True, "default": None},
+    "partition_by": {"metavar": "none|date"},
+    "buckets": {"type": int, "metavar": "N"},
+}
+"""Flag of each setting; bounds on hostile input (max_pixels, ...) are set in the YAML file only."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _settings(command: F) -> F:
+    """Add INPUT..., one option a setting with its description and default as help, and --config."""
+    for name, options in reversed(_FLAGS.items()):
+        given = dict(options)
+        flag = given.pop("flag", "--" + name.replace("_", "-"))
+        field = LabelConfig.model_fields[name]
+        default = "" if field.is_required() or field.default in (None, False) else f"  [default: {field.default}]"
+        command = click.option(flag, name, help=f"{field.description}{default}", **given)(command)
+    command = click.option("--config", "config_file", metavar="FILE", help="YAML file of settings; flags win.")(command)
+    return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vidbatch")
+def cli() -> None:
+    """Label video archives on Ray: object storage in, Parquet tables out.
+
+    \b
+    vidbatch label videos/ --output labels/                         a local folder
+    vidbatch label s3://bucket/videos --output s3://bucket/labels   an S3 archive (AWS_* environment or profile)
+    vidbatch plan  s3://bucket/videos --output s3://bucket/labels   what would be done, and its cost
+    vidbatch status s3://bucket/labels                              what the runs did
+
+    With RAY_ADDRESS set the work runs on that cluster, else on a local Ray.
+    """
+
+
+@cli.command()
+@_settings
+@click.option("--dry-run", is_flag=True, help="Say what would be done and its estimated cost; the same as `plan`.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
+def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_json: bool, **settings: Any) -> None:
+    """Label every video of INPUT... that has no row yet, and publish the tables `videos` and `frames`.
+
+    \b
+    vidbatch label videos/ --output labels/ --sampling count=8 --embedding
+    vidbatch label shards-{000..099}.tar --output labels/ --model resnet50@IMAGENET1K_V2
+    vidbatch label clips.csv --output s3://bucket/labels --sampling times=seconds
+
+    Killed or stopped? Run the same command again: only what is missing is done.
+    """
+    config = load_config({"inputs": inputs or None, **settings}, config_file)
+    if dry_run:
+        _print_plan(config, as_json=as_json)
+        return
+    from vidbatch.pipeline import label as run
+
+    result = run(config, metrics.Progress(enabled=not as_json))
+    if as_json:
+        click.echo(json.dumps(_summary(result.record), indent=1))
+    else:
+        click.echo(_sentence(result.record, config.output))
+    if not result.is_acceptable:
+        share = result.num_failed / result.record.videos
+        click.echo(f"vidbatch: {share:.1%} of the videos failed, more than max_failed_share allows "
+                   f"({config.max_failed_share:.1%})", err=True)  # fmt: skip
+        sys.exit(1)
+
+
+@cli.command()
+@_settings
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, for machines.")
+def plan(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
+    """Say what `label` would do with the same arguments, and what it would cost; starts and writes nothing."""
+    _print_plan(load_config({"inputs": inputs or None, **settings}, config_file), as_json=as_json)
+
+
+@cli.command()
+@click.argument("output")
+@click.option("--run", "run_id", metavar="ID", help="One run; default: the latest.")
+@click.option("--all", "show_all", is_flag=True, help="A line for every run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+def status(output: str, run_id: str | None, show_all: bool, as_json: bool) -> None:
+    """What the runs over OUTPUT did: progress, failures by kind, throughput and cost by stage."""
+    records = metrics.read_records(output)
+    if not records:
+        raise ConfigError(f"output: {storage.redact(output)!r} holds no run record; has `vidbatch label` run there?")
+    if run_id is not None:
+        known = [r["run_id"] for r in records]
+        records = [r for r in records if r["run_id"] == run_id]
+        if not records:
+            raise ConfigError(f"run: {run_id!r} is not known; known: {', '.join(known)}")
+    shown = records if show_all else records[-1:]
+    if as_json:
+        click.echo(json.dumps(shown, indent=1))
+        return
+    for record in shown:
+        click.echo(_status_line(record) if show_all else _status_page(record))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command; every expected error is one sentence on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli.main(arguments, prog_name="vidbatch", standalone_mode=False)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except VidbatchError as error:
+        _fail(str(error), 1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped; run the same command again to go on", 130)
+    sys.exit(0)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    click.echo(f"vidbatch: {storage.redact(sentence)}", err=True)
+    sys.exit(code)
+
+
+def _print_plan(config: LabelConfig, *, as_json: bool) -> None:
+    from vidbatch.plan import make_plan
+
+    made = make_plan(config)
+    click.echo(json.dumps(asdict(made), indent=1) if as_json else str(made))
+
+
+def _summary(record: metrics.RunRecord) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if not name.startswith("_")}
+
+
+def _sentence(record: metrics.RunRecord, output: str) -> str:
+    where = storage.redact(output)
+    if record.state == "nothing_to_do":
+        return f"vidbatch: nothing to do: every video has its row in {where} ({record.wall_seconds['total']:.1f} s)"
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(record.by_error_kind.items()))
+    counts = ", ".join(f"{n} {name}" for name, n in sorted(record.by_status.items(), reverse=True))
+    return (
+        f"vidbatch: {record.videos} videos ({counts}{'; ' + kinds if kinds else ''}), {record.frames} frames "
+        f"in {record.wall_seconds['total']:.1f} s\n"
+        f"vidbatch: tables in {where}/videos and {where}/frames, run {record.run_id}"
+    )
+
+
+def _status_line(r: dict[str, Any]) -> str:
+    return f"{r['run_id']}  {r['state']:<13}  {r['videos']:>8} videos  {r['by_status'].get('failed', 0):>6} failed"
+
+
+def _status_page(r: dict[str, Any]) -> str:
+    work = max(r["wall_seconds"].get("work") or r["wall_seconds"].get("total", 0.0), 1e-9)
+    lines = [
+        f"run      {r['run_id']}  {r['state']}  {r['message']}".rstrip(),
+        f"started  {r['started_at']}, updated {r['updated_at']}",
+        f"model    {r['model']}, sampling {r['config']['sampling']}, config {r['config_digest']}",
+        f"videos   {r['videos']}: " + ", ".join(f"{n} {s}" for s, n in sorted(r["by_status"].items())),
+        f"frames   {r['frames']} ({r['frames'] / work:.1f}/s)",
+    ]
+    lines += [f"failed   {n} {kind}" for kind, n in sorted(r["by_error_kind"].items(), key=lambda item: -item[1])]
+    workers = {"decode": r["pools"].get("decode_workers", 0), "classify": r["pools"].get("model_workers", 0)}
+    for stage, figures in r["stages"].items():
+        busy = figures.get("busy_seconds")
+        share = (
+            f", busy {busy / (work * workers[stage]):.0%} of {workers[stage]} workers"
+            if busy and workers.get(stage)
+            else ""
+        )
+        rest = ", ".join(f"{n} {name}" for name, n in figures.items() if name not in ("cpu_seconds", "busy_seconds"))
+        lines.append(f"stage    {stage}: {figures['cpu_seconds']:.1f} CPU s{share}; {rest}")
+    lines.append("seconds  " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in r["wall_seconds"].items()))
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""What a run did and how it shows: the run record (`_runs/<run_id>.json`) and the live progress display."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol, TextIO
+
+from vidbatch import storage
+from vidbatch.config import LabelConfig
+
+RUNS = "_runs"
+RECORD_SECONDS = 15.0
+"""How often a running job refreshes its record, for `vidbatch status` from another machine."""
+LINE_SECONDS = 5.0
+"""How often progress prints a line where there is no terminal."""
+
+
+class Counts(Protocol):
+    """What progress and record show of a run (see sink.Totals)."""
+
+    videos: int
+    frames: int
+    by_status: Any
+    by_error_kind: Any
+    decode_cpu_seconds: float
+    decode_wall_seconds: float
+    model_cpu_seconds: float
+    model_wall_seconds: float
+    read_bytes: int
+    frames_decoded: int
+
+
+@dataclass
+class RunRecord:
+    """One run: what was asked, with which versions, what came out and where the time went. Plain JSON."""
+
+    run_id: str
+    config: dict[str, Any]
+    config_digest: str
+    model: str
+    state: str = "running"  # running | finished | nothing_to_do | interrupted | stopped | crashed
+    started_at: str = field(default_factory=lambda: _now())
+    updated_at: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    pools: dict[str, Any] = field(default_factory=dict)
+    videos: int = 0
+    frames: int = 0
+    by_status: dict[str, int] = field(default_factory=dict)
+    by_error_kind: dict[str, int] = field(default_factory=dict)
+    recovered_parts: int = 0
+    message: str = ""
+    wall_seconds: dict[str, float] = field(default_factory=dict)  # start, work, publish, total
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)  # decode, classify, sink
+    _saved: float = 0.0  # monotonic
+
+    def count(self, totals: Counts) -> None:
+        """Take over a sink's totals, with CPU and busy seconds, rows and bytes of every stage."""
+        self.videos, self.frames = totals.videos, totals.frames
+        self.by_status, self.by_error_kind = dict(totals.by_status), dict(totals.by_error_kind)
+        self.stages = {
+            "decode": {
+                "cpu_seconds": round(totals.decode_cpu_seconds, 3),
+                "busy_seconds": round(totals.decode_wall_seconds, 3),
+                "frames_decoded": totals.frames_decoded,
+                "frames_kept": totals.frames,
+                "read_bytes": totals.read_bytes,
+            },
+            "classify": {
+                "cpu_seconds": round(totals.model_cpu_seconds, 3),
+                "busy_seconds": round(totals.model_wall_seconds, 3),
+                "frames": totals.frames,
+            },
+            "sink": {"cpu_seconds": round(time.process_time(), 3), "videos": totals.videos},
+        }
+
+    def save(self, output: str) -> None:
+        """Write the record beside the tables."""
+        self.updated_at, self._saved = _now(), time.monotonic()
+        content = {name: value for name, value in asdict(self).items() if not name.startswith("_")}
+        storage.put(storage.join(output, RUNS, f"{self.run_id}.json"), json.dumps(content, indent=1).encode())
+
+    def save_if_due(self, output: str, totals: Counts) -> None:
+        """Keep the record of a long run current for whoever asks from another machine."""
+        if time.monotonic() - self._saved >= RECORD_SECONDS:
+            self.count(totals)
+            self.save(output)
+
+
+def new_run_id() -> str:
+    """Sorts by time, never repeats: 20261124T053000Z-1f2e3d4c."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def new_record(run_id: str, config: LabelConfig, *, config_digest: str) -> RunRecord:
+    """A record that repeats the run: resolved settings (no credentials, no query strings), versions, machine."""
+    settings = json.loads(storage.redact(config.model_dump_json()))
+    packages = ("vidbatch", "ray", "torch", "torchvision", "av", "pyarrow", "numpy")
+    return RunRecord(
+        run_id=run_id,
+        config=settings,
+        config_digest=config_digest,
+        model=config.model,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    )
+
+
+def read_records(output: str) -> list[dict[str, Any]]:
+    """All run records of an output, oldest first."""
+    files = [u for u in storage.list_files(storage.join(output, RUNS)) if u.count("/_runs/") == 1]
+    records = [u for u in files if "/" not in u.split("/_runs/")[1] and not u.endswith("layout.json")]
+    return [json.loads(storage.read_bytes(url)) for url in sorted(records) if url.endswith(".json")]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Progress:
+    """Videos, frames/s, MB/s, failures and ETA: a live line on a terminal, else one line every few seconds.
+
+    The total is counted while the run goes on; until it is known no ETA is shown.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, enabled: bool = True) -> None:
+        self._stream = stream or sys.stderr
+        self._enabled = enabled
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._total: int | None = None
+        self._live: Any = None
+        if enabled and self._stream.isatty():
+            from rich.console import Console  # only a terminal pays for the import
+            from rich.live import Live
+
+            self._live = Live(console=Console(file=self._stream), refresh_per_second=4, transient=False)
+            self._live.start()
+
+    def count_in_background(self, count: Callable[[], int]) -> None:
+        """Learn the number of pending videos without holding up the work."""
+
+        def run() -> None:
+            self._total = count()
+
+        if self._enabled:
+            threading.Thread(target=run, daemon=True, name="count-pending").start()
+
+    def note(self, text: str) -> None:
+        """Say what is going on before the first video is done."""
+        if self._enabled:
+            self._show(text, always=True)
+
+    def update(self, totals: Counts) -> None:
+        """Show the totals, if it is time to."""
+        if self._enabled:
+            self._show(self._line(totals), always=False)
+
+    def close(self, totals: Counts | None = None) -> None:
+        """Show the last state and leave the terminal as it was."""
+        if self._enabled and totals is not None:
+            self._show(self._line(totals), always=True)
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, totals: Counts) -> str:
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        of = "" if self._total is None else f"/{self._total:,}"
+        left = "" if not self._total or not totals.videos else f"  ETA {_clock(self._eta(totals, elapsed))}"
+        return (
+            f"{_clock(elapsed)}  {totals.videos:,}{of} videos  {totals.frames / elapsed:,.1f} frames/s  "
+            f"{totals.read_bytes / elapsed / 1e6:,.1f} MB/s  {totals.by_status['failed']:,} failed{left}"
+        )
+
+    def _eta(self, totals: Counts, elapsed: float) -> float:
+        return max(0, (self._total or 0) - totals.videos) * elapsed / totals.videos
+
+    def _show(self, text: str, *, always: bool) -> None:
+        if self._live is not None:
+            self._live.update(text)
+            return
+        now = time.monotonic()
+        if always or now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            self._stream.write(f"vidbatch: {text}\n")
+            self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

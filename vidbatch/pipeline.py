@@ -1,0 +1,291 @@
+"""The chain, whole: list -> plan -> decode -> classify -> stage -> publish, on Ray Data.
+
+`label(config)` runs it and returns what it did. `chain()` alone knows pool sizes, batch sizes and GPU shares.
+
+Ray Data merges small blocks and fuses neighbouring operators; either would run a whole archive as one task on one
+core. So blocks are never merged (target_max_block_size = 1: a row is a block) and each stage is its own actor pool.
+Ray and torch are imported only once there is something to do: finding out that there is nothing takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+
+from vidbatch import decode, models, publish, schema, source, storage
+from vidbatch.config import LabelConfig
+from vidbatch.errors import ConfigError, TooManyFailures
+from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
+from vidbatch.sink import Sink, stage_to
+from vidbatch.tables import Table
+
+RESULTS_VERSION: Final = 1
+"""Raised when the same settings give other results than before (decoding, resizing, pooling): relabels everything."""
+ROWS_PER_MODEL_CALL: Final = 4
+"""Chunks (of at most 64 frames) the model gets at once: enough to fill batches from short clips, little to hold."""
+PUBLISH_THREADS: Final = 4
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """What a run did, and the tables it did it to."""
+
+    output: str
+    run_id: str
+    record: RunRecord
+    max_failed_share: float
+
+    @property
+    def videos(self) -> Table:
+        """The published `videos` table, one row a video."""
+        return Table(self.output, "videos")
+
+    @property
+    def frames(self) -> Table:
+        """The published `frames` table, one row a sampled frame."""
+        return Table(self.output, "frames")
+
+    @property
+    def num_failed(self) -> int:
+        """Videos of this run that gave no result."""
+        return self.record.by_status.get("failed", 0)
+
+    @property
+    def is_acceptable(self) -> bool:
+        """Whether no larger share of the run's videos failed than was allowed."""
+        return self.num_failed <= self.max_failed_share * self.record.videos
+
+
+class Pools(NamedTuple):
+    """Actors of each stage and what each asks of Ray."""
+
+    decode_workers: int
+    model_workers: int
+    decode_cpus: float
+    model_cpus: float
+    model_gpus: float
+    model_threads: int
+
+
+def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
+    """Label every video of the archive that has no row yet, and publish `videos` and `frames`.
+
+    Raises ConfigError before the first task for anything the user got wrong, TooManyFailures when the first videos
+    all fail for one reason, KeyboardInterrupt after a clean stop. All of them, and a kill, are resumed by a rerun.
+    """
+    started = time.monotonic()
+    progress = progress or Progress(enabled=False)
+    storage.probe_output(config.output)
+    layout = publish.open_layout(config)
+    recovered = publish.staged_parts(config.output)
+    if recovered:
+        progress.note(f"publishing {len(recovered)} part(s) that an earlier run had finished")
+        publish.publish(config.output, layout, recovered, _in_threads)
+    reference = models.find_model(config.model)
+    digest = config_digest(config, reference.digest)
+    done = done_videos(config, layout, digest)
+    record = new_record(new_run_id(), config, config_digest=digest)
+    record.recovered_parts = len(recovered)
+    if next(source.iter_pending(config, done), None) is None:
+        record.state = "nothing_to_do"
+        record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
+        return _result(config, record)
+    progress.count_in_background(lambda: sum(1 for _ in source.iter_pending(config, done)))
+    progress.note("loading the model and starting Ray")
+    spec, weights = models.load_spec(reference)
+    first_seen = publish.Published(config.output, layout).first_seen()
+    sink = Sink(
+        labels=spec.labels,
+        top_k=config.top_k,
+        embedding_size=None,
+        provenance={"config_digest": digest, "run_id": record.run_id},
+        model=config.model,
+        partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
+        stage=stage_to(config.output, record.run_id),
+    )
+    with _ray(), _recorded(config, record, sink, progress, started):
+        record.wall_seconds["start"] = round(time.monotonic() - started, 3)
+        pools = pool_sizes(config)
+        record.pools = pools._asdict()
+        for table in _predictions(config, done, spec, weights, pools):
+            sink.add(table)
+            progress.update(sink.totals)
+            record.save_if_due(config.output, sink.totals)
+        sink.flush()
+        record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
+        publish.publish(config.output, layout, sink.parts, _in_threads)
+    return _result(config, record)
+
+
+def config_digest(config: LabelConfig, model_digest: str) -> str:
+    """32 hex digits over everything that changes a result, and nothing else."""
+    parts = {
+        "results_version": RESULTS_VERSION,
+        "schema_version": schema.SCHEMA_VERSION,
+        "model": model_digest,
+        "sampling": config.sampling,
+        "top_k": config.top_k,
+        "embedding": config.embedding,
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def done_videos(config: LabelConfig, layout: publish.Layout, digest: str) -> source.DoneVideos:
+    """Videos whose published row still holds for these settings."""
+    return source.DoneVideos(publish.Published(config.output, layout).done(digest, retry_failed=config.retry_failed))
+
+
+# --- the chain ------------------------------------------------------------------------------------------------------
+
+
+def chain(config: LabelConfig, done: source.DoneVideos, spec: Any, weights: Any, pools: Pools) -> Any:
+    """The Ray Data dataset of PREDICTIONS: nothing runs until it is iterated.
+
+    Args: `weights` is an ObjectRef of the weights' bytes, so that they cross the network once per node and no node
+    needs the file they came from.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    archive = source.archive_datasource(config, done, planner=partial(decode.plan, config=config))
+    packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
+    pixels = packs.map_batches(
+        decode.Decoder,
+        fn_constructor_args=(config, spec.frame),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pools.decode_workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=pools.decode_cpus,
+    )
+    return pixels.map_batches(
+        _classifier(),
+        fn_constructor_args=(spec, config, weights, pools.model_threads),
+        batch_size=ROWS_PER_MODEL_CALL,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pools.model_workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=pools.model_cpus,
+        num_gpus=pools.model_gpus or None,
+    )
+
+
+def _classifier() -> type:
+    """Classifier with its weights fetched from Ray's object store; torch is imported only where it runs."""
+    import ray
+
+    class Classify:
+        def __init__(self, spec: Any, config: LabelConfig, weights: Any, num_threads: int) -> None:
+            from vidbatch.classify import Classifier
+
+            self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads)
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            return self._classifier(table)
+
+    return Classify
+
+
+def pool_sizes(config: LabelConfig) -> Pools:
+    """Actors a stage, from the cluster's resources: one decoder a CPU; one model a GPU, else one in four CPUs.
+
+    Decoders and models ask for equal shares of the CPUs, so that on any machine all of them fit at once.
+    """
+    import ray
+
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    on_gpu = gpus > 0 and config.device != "cpu"
+    if config.device == "cuda" and not gpus:
+        raise ConfigError("device: 'cuda' is not allowed: this Ray cluster has no GPU; use auto or cpu")
+    model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
+    decode_workers = config.decode_workers or max(1, cpus)
+    share = max(0.01, int(100 * cpus / (decode_workers + model_workers + 0.5)) / 100)
+    return Pools(
+        decode_workers=decode_workers,
+        model_workers=model_workers,
+        decode_cpus=min(1.0, share),
+        model_cpus=min(1.0, share),
+        model_gpus=min(1.0, gpus / model_workers) if on_gpu else 0.0,
+        model_threads=max(1, cpus // model_workers),
+    )
+
+
+def _predictions(
+    config: LabelConfig, done: source.DoneVideos, spec: Any, weights: bytes | None, pools: Pools
+) -> Iterator[pa.Table]:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    dataset = chain(config, done, spec, ray.put(weights), pools)
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """Ray for the length of a run: the caller's own, the cluster RAY_ADDRESS names, or a local one."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    # A driver beside a cluster brings its own vidbatch along; a submitted job has it from its runtime_env.
+    bring = {"py_modules": [os.path.dirname(__file__)]} if address != "local" and not in_job else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, runtime_env=bring, log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"RAY_ADDRESS: {address!r} cannot be reached as a Ray cluster: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _recorded(config: LabelConfig, record: RunRecord, sink: Sink, progress: Progress, started: float) -> Iterator[None]:
+    """Keep what was finished and say how the run ended, however it ends."""
+    record.save(config.output)
+    try:
+        yield
+        record.state = "finished"
+    except TooManyFailures as error:
+        publish.discard(sink.parts)
+        record.state, record.message = "stopped", str(error)
+        raise
+    except KeyboardInterrupt:
+        sink.flush()
+        record.state = "interrupted"
+        raise
+    except BaseException as error:
+        sink.flush()
+        record.state, record.message = "crashed", storage.redact(f"{type(error).__name__}: {error}")[:2000]
+        raise
+    finally:
+        progress.close(sink.totals)
+        record.count(sink.totals)
+        record.wall_seconds["total"] = round(time.monotonic() - started, 3)
+        record.save(config.output)
+
+
+def _in_threads(jobs: list[tuple[Any, ...]]) -> None:
+    with ThreadPoolExecutor(PUBLISH_THREADS) as pool:
+        for _done in pool.map(lambda job: publish.publish_bucket(*job), jobs):
+            pass
+
+
+def _result(config: LabelConfig, record: RunRecord) -> LabelResult:
+    return LabelResult(config.output, record.run_id, record, config.max_failed_share)

@@ -1,0 +1,305 @@
+"""Staged results in, published tables out: what is in `videos/` and `frames/` is only ever changed here.
+
+Layout of an output:
+
+    videos/[date=YYYY-MM-DD/]bucket=NN.parquet     one file per range of video_id, replaced whole
+    frames/[date=YYYY-MM-DD/]bucket=NN.parquet
+    _runs/layout.json                              number of buckets and partitioning, fixed by the first run
+    _runs/<run_id>.json                            run record
+    _runs/<run_id>/staged/<date>/NNNNN.{frames,videos}.parquet   finished, not yet published
+
+The protocol, and why it is safe to kill at any moment:
+1. A part is staged `frames` first, `videos` second; a part without its `videos` file does not exist.
+2. A bucket's new content is old rows minus the videos in the parts, plus the parts' rows, newest `finished_at`
+   winning. `frames` is replaced before `videos`, each only if nobody changed it since it was read; otherwise the
+   merge starts over. So a glob over the files shows each video at most once, and a video is done when its
+   `videos` row stands.
+3. Parts are deleted after every bucket is published. Whoever starts next publishes what a dead run left: merging
+   a part twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vidbatch import schema, storage
+from vidbatch.config import LabelConfig
+from vidbatch.errors import TRANSIENT_KINDS, ConfigError, PublishConflict, VideoError
+
+RUNS = "_runs"
+ROW_GROUP_ROWS = 65_536
+"""Small enough that min/max statistics prune, large enough that zstd and readers are efficient."""
+MAX_CONFLICTS = 50
+
+
+class Layout(NamedTuple):
+    """How an output is divided into files; fixed by its first run."""
+
+    buckets: int
+    partition_by: str
+
+    def bucket_of(self, video_id: str) -> int:
+        """Bucket number: equal ranges of the id's first 32 bits, so that sorting by id groups buckets."""
+        return int(video_id[:8], 16) * self.buckets >> 32
+
+    def file_name(self, bucket: int) -> str:
+        """`bucket=03.parquet`, zero-padded so that listings sort."""
+        return f"bucket={bucket:0{len(str(self.buckets - 1))}d}.parquet"
+
+
+def open_layout(config: LabelConfig) -> Layout:
+    """Read the output's layout, or fix it now; ConfigError when the settings ask for another one."""
+    url = storage.join(config.output, RUNS, "layout.json")
+    content = {
+        "schema_version": schema.SCHEMA_VERSION,
+        "buckets": config.buckets,
+        "partition_by": config.partition_by,
+    }
+    storage.put_if(url, json.dumps(content).encode(), expected=None)
+    stored = json.loads(storage.read_bytes(url))
+    if stored["schema_version"] != schema.SCHEMA_VERSION:
+        raise ConfigError(
+            f"output: {storage.redact(config.output)!r} was written with schema version {stored['schema_version']}, "
+            f"this vidbatch writes {schema.SCHEMA_VERSION}: use another output"
+        )
+    for name in ("buckets", "partition_by"):
+        asked = getattr(config, name)
+        if name in config.model_fields_set and asked != stored[name]:
+            raise ConfigError(
+                f"{name}: {asked!r} is not allowed: {storage.redact(config.output)!r} "
+                f"was laid out with {stored[name]!r} by its first run"
+            )
+    return Layout(stored["buckets"], stored["partition_by"])
+
+
+def encode_parquet(table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
+    """Parquet bytes with zstd, statistics and a page index."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        row_group_size=row_group_rows,
+        write_statistics=True,
+        write_page_index=True,
+    )
+    return buffer.getvalue()
+
+
+# --- what is already done -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Published:
+    """What the published `videos` say, a page at a time: nothing here grows with the archive but id hashes."""
+
+    output: str
+    layout: Layout
+    _files: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._files = [
+            url for url in storage.list_files(storage.join(self.output, "videos")) if url.endswith(".parquet")
+        ]
+
+    def done(self, config_digest: str, *, retry_failed: bool) -> Iterator[tuple[pa.Array, pa.Array]]:
+        """Arrays of (video_id, content_version) that a run with this digest need not look at again."""
+        columns = ["video_id", "content_version", "config_digest", "error_kind"]
+        for url in self._files:
+            table = pq.read_table(io.BytesIO(storage.read_bytes(url)), columns=columns)
+            finished = pc.is_null(table["error_kind"])
+            if not retry_failed:
+                transient = pc.is_in(table["error_kind"], pa.array(sorted(TRANSIENT_KINDS)))
+                finished = pc.invert(transient)
+            table = table.filter(pc.and_(finished, pc.equal(table["config_digest"], config_digest)))
+            yield table["video_id"].combine_chunks(), table["content_version"].combine_chunks()
+
+    def first_seen(self) -> FirstSeen:
+        """Which date partition each published video lives in (only for outputs partitioned by date)."""
+        ids, days = [np.empty(0, "S16")], [np.empty(0, np.int32)]
+        for url in self._files if self.layout.partition_by == "date" else []:
+            day = date.fromisoformat(url.split("date=")[1].split("/")[0]).toordinal()
+            column = pq.read_table(io.BytesIO(storage.read_bytes(url)), columns=["video_id"])["video_id"]
+            ids.append(_id_keys(column))
+            days.append(np.full(len(column), day, np.int32))
+        return FirstSeen(np.concatenate(ids), np.concatenate(days))
+
+
+def _id_keys(video_ids: Iterable[Any]) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+    return np.frombuffer(b"".join(bytes.fromhex(str(v)) for v in video_ids), "S16")
+
+
+class FirstSeen:
+    """Date partition of each known video, in 20 bytes a video."""
+
+    def __init__(self, ids: np.ndarray[Any, Any], days: np.ndarray[Any, Any]) -> None:
+        order = np.argsort(ids)
+        self._ids, self._days = ids[order], days[order]
+
+    def partition(self, video_id: str, today: date) -> str:
+        """`date=YYYY-MM-DD`, of the first run that saw the video."""
+        key = np.frombuffer(bytes.fromhex(video_id), "S16")[0]
+        at = int(np.searchsorted(self._ids, key))
+        known = at < len(self._ids) and self._ids[at] == key
+        return f"date={date.fromordinal(int(self._days[at])) if known else today}"
+
+
+# --- staged parts ---------------------------------------------------------------------------------------------------
+
+
+def stage_part(output: str, run_id: str, partition: str, number: int, videos: pa.Table, frames: pa.Table) -> str:
+    """Write finished videos durably, out of readers' sight; returns the url of the part's `videos` file."""
+    base = storage.join(output, RUNS, run_id, "staged", partition or "all", f"{number:05d}")
+    storage.put(f"{base}.frames.parquet", encode_parquet(frames.sort_by("video_id")))
+    storage.put(f"{base}.videos.parquet", encode_parquet(videos.sort_by("video_id")))
+    return f"{base}.videos.parquet"
+
+
+def staged_parts(output: str, run_id: str = "") -> list[str]:
+    """Urls of the `videos` files of all parts staged, by one run or by any."""
+    files = storage.list_files(storage.join(output, RUNS, run_id) if run_id else storage.join(output, RUNS))
+    return sorted(url for url in files if "/staged/" in url and url.endswith(".videos.parquet"))
+
+
+def discard(parts: list[str]) -> None:
+    """Delete parts, `videos` first: a part without it does not exist."""
+    storage.delete(parts)
+    storage.delete([_frames_of(part) for part in parts])
+
+
+def _frames_of(part: str) -> str:
+    return part.removesuffix(".videos.parquet") + ".frames.parquet"
+
+
+# --- publishing -----------------------------------------------------------------------------------------------------
+
+PublishBucket = Callable[..., None]
+
+
+def publish(output: str, layout: Layout, parts: list[str], run_all: Callable[[list[tuple[Any, ...]]], None]) -> None:
+    """Publish staged parts and delete them.
+
+    Args: `run_all` calls `publish_bucket(*arguments)` for each tuple of arguments it is given, in any order or place.
+    """
+    by_partition: dict[str, list[str]] = {}
+    for part in parts:
+        by_partition.setdefault(part.split("/")[-2], []).append(part)
+    jobs: list[tuple[Any, ...]] = []
+    for partition, members in sorted(by_partition.items()):
+        touched = {layout.bucket_of(v) for part in members for v in _column(part, "video_id")}
+        jobs += [(output, layout, partition, bucket, members) for bucket in sorted(touched)]
+    run_all(jobs)
+    discard(parts)
+
+
+def _column(part: str, name: str) -> list[Any]:
+    table = _read_if_there(part, [name])
+    return [] if table is None else table[name].to_pylist()
+
+
+def publish_bucket(output: str, layout: Layout, partition: str, bucket: int, parts: list[str]) -> None:
+    """Merge the parts' rows of one bucket into its two files; PublishConflict if others keep winning."""
+    place = [] if partition == "all" else [partition]
+    videos_url = storage.join(output, "videos", *place, layout.file_name(bucket))
+    frames_url = storage.join(output, "frames", *place, layout.file_name(bucket))
+    for _attempt in range(MAX_CONFLICTS):
+        old_videos, videos_version = _read_versioned(videos_url)
+        old_frames, frames_version = _read_versioned(frames_url)
+        winners = _newest(layout, bucket, parts, old_videos)
+        if not winners:
+            return
+        videos = _replace(old_videos, [(p, p) for p in winners], winners, schema.VIDEOS)
+        frames = _replace(old_frames, [(_frames_of(p), p) for p in winners], winners, None)
+        if _put_table(frames_url, frames, frames_version) and _put_table(videos_url, videos, videos_version):
+            return
+    raise PublishConflict(f"{storage.redact(videos_url)} was replaced by another run {MAX_CONFLICTS} times in a row")
+
+
+def _newest(layout: Layout, bucket: int, parts: list[str], old: pa.Table | None) -> dict[str, list[str]]:
+    """Part -> video ids whose newest row is in it; videos that are published newer already are left out."""
+    best: dict[str, tuple[Any, str]] = {}
+    if old is not None:
+        best = {v: (t, "") for v, t in zip(old["video_id"].to_pylist(), old["finished_at"].to_pylist(), strict=True)}
+    for part in parts:
+        table = _read_if_there(part, ["video_id", "finished_at"])
+        for v, t in zip(*(table[c].to_pylist() for c in table.column_names), strict=True) if table is not None else ():
+            if layout.bucket_of(v) == bucket and (v not in best or t > best[v][0]):
+                best[v] = (t, part)
+    winners: dict[str, list[str]] = {}
+    for video_id, (_, part) in best.items():
+        if part:
+            winners.setdefault(part, []).append(video_id)
+    return winners
+
+
+def _replace(
+    old: pa.Table | None,
+    files: list[tuple[str, str]],
+    winners: dict[str, list[str]],
+    target: pa.Schema | None,
+) -> pa.Table:
+    """Old rows of all other videos plus the winners' rows, sorted by url, member and frame."""
+    replaced = pa.array([v for ids in winners.values() for v in ids], pa.string())
+    tables = []
+    for url, part in files:
+        table = _read_if_there(url, None, pc.field("video_id").isin(winners[part]))
+        if table is not None:
+            tables.append(table)
+    if old is not None:
+        tables.insert(0, old.filter(pc.invert(pc.is_in(old["video_id"], replaced))))
+    target = target or _common_frames_schema([t.schema for t in tables])
+    merged = pa.concat_tables([_fit(t, target) for t in tables])
+    keys = [(name, "ascending") for name in ("url", "member", "frame_index") if name in target.names]
+    return merged.sort_by(keys)
+
+
+def _common_frames_schema(schemas: list[pa.Schema]) -> pa.Schema:
+    """The newest rows decide about the embedding; where they have none, an older one is kept."""
+    for candidate in reversed(schemas):
+        if "embedding" in candidate.names:
+            return schema.frames_schema(candidate.field("embedding").type.list_size)
+    return schema.frames_schema()
+
+
+def _fit(table: pa.Table, target: pa.Schema) -> pa.Table:
+    columns = [
+        table[f.name]
+        if f.name in table.column_names and _fits(table[f.name].type, f.type)
+        else pa.nulls(len(table), f.type)
+        for f in target
+    ]
+    return pa.table(columns, schema=target)
+
+
+def _fits(have: pa.DataType, want: pa.DataType) -> bool:
+    return bool(have == want)
+
+
+def _put_table(url: str, table: pa.Table, expected: str | None) -> bool:
+    return storage.put_if(url, encode_parquet(table), expected=expected) is not None
+
+
+def _read_versioned(url: str) -> tuple[pa.Table | None, str | None]:
+    content, version = storage.read_with_version(url)
+    return (None if content is None else pq.read_table(io.BytesIO(content))), version
+
+
+def _read_if_there(url: str, columns: list[str] | None, filters: pc.Expression | None = None) -> pa.Table | None:
+    """A part's table; None when another run has published and deleted it meanwhile."""
+    try:
+        content = storage.read_bytes(url)
+    except VideoError as error:
+        if error.kind != "missing":
+            raise
+        return None
+    return pq.read_table(io.BytesIO(content), columns=columns, filters=filters)
