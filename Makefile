@@ -1,0 +1,53 @@
+# `make demo` and `make test` work in a fresh clone on a bare machine: they install what they need first.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+export PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CLIPS := .cache/demo-clips
+OUTPUT := demo-output
+
+.PHONY: help demo test test-long lint format bench lock wheel job clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(INSTALLED): requirements.lock pyproject.toml scripts/install.sh
+	@scripts/install.sh python
+
+demo: $(INSTALLED)  ## label real clips on this machine and show what the model saw (demo-output/index.html)
+	@$(BIN)/python tests/clips.py demo --to $(CLIPS)
+	$(BIN)/vidbatch label $(CLIPS) --output $(OUTPUT)
+	@$(BIN)/python jobs/demo.py $(OUTPUT)
+
+test: $(INSTALLED)  ## all tests that take seconds (PYTEST_ARGS="-k name" for some)
+	@scripts/install.sh debian
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-long: $(INSTALLED)  ## the tests that take minutes
+	@scripts/install.sh debian
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+lint: $(INSTALLED)  ## ruff and mypy, as CI runs them
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## let ruff format and fix what it can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/python scripts/lock.py
+
+wheel: $(INSTALLED)  ## build dist/vidbatch-VERSION-py3-none-any.whl
+	rm -rf build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@ls dist/*.whl
+
+clean:  ## remove what was built; .venv and the fetched clips stay
+	rm -rf build dist $(OUTPUT) $(CLIPS) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

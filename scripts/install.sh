@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# What `make` needs on a bare machine, installed once: `install.sh python` makes .venv from requirements.lock,
+# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe). Safe to repeat.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    printf '\nmake: %s\n' "$1" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo "$@"
+    else
+        return 1
+    fi
+}
+
+apt_install() {
+    command -v apt-get >/dev/null || fail "$1 is missing and this is no Debian or Ubuntu; install it, then repeat."
+    as_root true || fail "$1 is missing; run 'sudo apt-get install $1', then repeat."
+    echo "make: installing $1 with apt-get" >&2
+    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$1" >/dev/null ||
+        fail "apt-get could not install $1 (its message is above); it needs Debian's package index once."
+}
+
+install_python() {
+    local python=${PYTHON:-python3} wanted='import sys; sys.exit(sys.version_info < (3, 11))'
+    command -v "$python" >/dev/null || fail "there is no $python; install Python 3.11 or newer, or set PYTHON=…"
+    "$python" -c "$wanted" || fail "vidbatch needs Python 3.11 or newer, this is $("$python" --version); set PYTHON=…"
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "python3-venv"
+        "$python" -m venv --clear .venv || fail "'$python -m venv' failed; its message is above."
+    fi
+    echo "make: installing the packages of requirements.lock into .venv (once; some 5 GB, minutes)" >&2
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input -r requirements.lock ||
+        fail "pip could not install requirements.lock (its message is above); it needs a Python package index once."
+    # setuptools is in the lock, so the build needs no index of its own
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
+        fail "vidbatch itself could not be installed; pip's message is above."
+    touch .venv/.installed
+}
+
+install_debian() {
+    command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || apt_install ffmpeg
+}
+
+case ${1:-} in
+python) install_python ;;
+debian) install_debian ;;
+*) fail "usage: scripts/install.sh python|debian" ;;
+esac
