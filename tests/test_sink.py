@@ -25,7 +25,8 @@ class Parts:
             top_k=top_k,
             embedding_size=embedding_size,
             provenance={"config_digest": "digest", "run_id": "run"},
-            model="stub-free",
+            model="resnet18",
+            stage_seconds=3600,
             partition_of=lambda _id, _today: "",
             stage=self._stage,
         )

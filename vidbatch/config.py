@@ -59,6 +59,9 @@ class LabelConfig(BaseModel):
     max_failed_share: float = Field(
         0.05, ge=0, le=1, description="Exit with 1 when a larger share of the run's videos failed."
     )
+    stage_seconds: float = Field(
+        20.0, ge=0, description="Finished videos are made durable this often: what a kill can cost."
+    )
     retry_failed: bool = Field(False, description="Also retry videos that failed for a permanent reason.")
     partition_by: Literal["none", "date"] = Field(
         "none", description="date: tables below date=<first seen>/, for nightly runs."

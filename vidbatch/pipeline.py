@@ -85,7 +85,8 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
     """
     started = time.monotonic()
     progress = progress or Progress(enabled=False)
-    storage.probe_output(config.output)
+    if not storage.probe_output(config.output):
+        progress.note("this store cannot refuse conflicting writes: one run at a time over this output, please")
     layout = publish.open_layout(config)
     recovered = publish.staged_parts(config.output)
     if recovered:
@@ -110,6 +111,7 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
         embedding_size=None,
         provenance={"config_digest": digest, "run_id": record.run_id},
         model=config.model,
+        stage_seconds=config.stage_seconds,
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
         stage=stage_to(config.output, record.run_id),
     )

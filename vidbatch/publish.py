@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from vidbatch import schema, storage
 from vidbatch.config import LabelConfig
-from vidbatch.errors import TRANSIENT_KINDS, ConfigError, PublishConflict, VideoError
+from vidbatch.errors import TRANSIENT_KINDS, ConfigError, PublishConflict
 
 RUNS = "_runs"
 ROW_GROUP_ROWS = 65_536
@@ -296,10 +296,7 @@ def _read_versioned(url: str) -> tuple[pa.Table | None, str | None]:
 
 def _read_if_there(url: str, columns: list[str] | None, filters: pc.Expression | None = None) -> pa.Table | None:
     """A part's table; None when another run has published and deleted it meanwhile."""
-    try:
-        content = storage.read_bytes(url)
-    except VideoError as error:
-        if error.kind != "missing":
-            raise
+    content, _ = storage.read_with_version(url)
+    if content is None:
         return None
     return pq.read_table(io.BytesIO(content), columns=columns, filters=filters)

@@ -21,8 +21,7 @@ from vidbatch import publish, schema
 from vidbatch.errors import TooManyFailures
 
 STAGE_ROWS: Final = 200_000
-STAGE_SECONDS: Final = 20.0
-"""A part is staged when this many frame rows are waiting or the oldest has waited this long: what a kill can cost."""
+"""A part is staged when this many frame rows are waiting, however short the time."""
 HOPELESS_AFTER: Final = 100
 """When the first so many videos all fail for one reason, the run is stopped: the reason is not the videos."""
 
@@ -95,7 +94,7 @@ class Sink:
     """Assembles videos from predictions and stages them.
 
     Args: `labels` names the model's classes by number; `embedding_size` is None without --embedding;
-    `stage(partition, number, videos, frames)` makes one part durable.
+    `stage(partition, number, videos, frames)` makes one part durable, at least every `stage_seconds`.
     """
 
     def __init__(
@@ -106,6 +105,7 @@ class Sink:
         embedding_size: int | None,
         provenance: dict[str, str],
         model: str,
+        stage_seconds: float,
         partition_of: Callable[[str, date], str],
         stage: Callable[[str, int, pa.Table, pa.Table], str],
     ) -> None:
@@ -114,6 +114,7 @@ class Sink:
         self._frames_schema = schema.frames_schema(embedding_size)
         self._provenance = provenance
         self._model = model
+        self._stage_seconds = stage_seconds
         self._partition_of = partition_of
         self._stage = stage
         self._open: dict[str, _Video] = {}
@@ -129,7 +130,7 @@ class Sink:
         for row in _rows(table):
             self._add_chunk(row)
         waited = time.monotonic() - self._waiting_since
-        if self._finished and (self._waiting_rows >= STAGE_ROWS or waited >= STAGE_SECONDS):
+        if self._finished and (self._waiting_rows >= STAGE_ROWS or waited >= self._stage_seconds):
             self.flush()
 
     def flush(self) -> None:
