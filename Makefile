@@ -45,9 +45,10 @@ lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/python scripts/lock.py
 
 wheel: $(INSTALLED)  ## build dist/vidbatch-VERSION-py3-none-any.whl
-	rm -rf build dist/*.whl
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
-	@ls dist/*.whl
+	@$(BIN)/python scripts/job.py wheel
+
+job: $(INSTALLED)  ## build dist/job, the folder to send to a cluster by `ray job submit` (see jobs/label.py)
+	@$(BIN)/python scripts/job.py job
 
 clean:  ## remove what was built; .venv and the fetched clips stay
 	rm -rf build dist $(OUTPUT) $(CLIPS) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

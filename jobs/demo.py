@@ -35,12 +35,14 @@ PAGE = """<!doctype html>
  :root {{ color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }}
  body {{ margin: 2rem auto; max-width: 72rem; padding: 0 1rem }}
  main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1.5rem }}
- figure {{ margin: 0 }} img {{ width: 100%; aspect-ratio: 16/9; object-fit: cover; border-radius: 6px; background: #8883 }}
+ figure {{ margin: 0 }}
+ img {{ width: 100%; aspect-ratio: 16/9; object-fit: cover; border-radius: 6px; background: #8883 }}
  h2 {{ font-size: 1rem; margin: .5rem 0 0 }} small {{ opacity: .7 }}
  meter {{ width: 5rem; vertical-align: middle }} ul {{ list-style: none; padding: 0; margin: .3rem 0 }}
 </style>
 <h1>{num_videos} videos, {num_frames} frames looked at</h1>
-<p>Model {model}. The picture is the frame in which the first label scored highest; scores are means over all sampled frames.</p>
+<p>Model {model}. The picture is the frame in which the first label scored highest;
+scores are means over all sampled frames.</p>
 <main>
 {cards}
 </main>
