@@ -10,6 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS := .cache/demo-clips
 OUTPUT := demo-output
+BENCHMARKS ?= chain
 
 .PHONY: help demo test test-long lint format bench lock wheel job clean
 
@@ -40,6 +41,10 @@ lint: $(INSTALLED)  ## ruff and mypy, as CI runs them
 format: $(INSTALLED)  ## let ruff format and fix what it can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+bench: $(INSTALLED)  ## verify, then time; results in benchmarks/results (BENCHMARKS="chain" for some)
+	@scripts/install.sh debian
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 
 lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/python scripts/lock.py

