@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from gzip import BadGzipFile, GzipFile
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
-from vidbatch import shards, storage_local
+from vidbatch import storage_local, storage_tar
 from vidbatch.errors import VideoError
 from vidbatch.storage_read import FileReader, RangeReader, Reader
 from vidbatch.storage_types import BLOCK_BYTES, ObjectChanged, RangesNotSupported
@@ -95,7 +95,7 @@ def open_member(source: str, member: str, *, offset: int | None, size: int | Non
     """A member of a shard: by its place in a plain tar, or (offset None) by its name in a gzipped one.
 
     The gzipped shard is unpacked once into an unnamed temporary file, which is kept until another one is asked for.
-    Raises VideoError, `bounds` for a shard that unpacks to more than shards.UNPACKED_LIMIT_BYTES.
+    Raises VideoError, `bounds` for a shard that unpacks to more than storage_tar.UNPACKED_LIMIT_BYTES.
     """
     if offset is not None:
         return open_read(source, offset=offset, size=size)
@@ -138,7 +138,7 @@ class _Unpacked:
             _unpack(packed, self._file)
         self._file.seek(0)
         try:
-            for found in shards.members(self._file):
+            for found in storage_tar.members(self._file):
                 self._places[found.name] = _Place(found.offset, found.size_bytes)
         except VideoError:  # damaged further on, which listing has reported: the members before it are whole
             pass
@@ -148,10 +148,10 @@ class _Unpacked:
 def _unpack(packed: Reader, file: BinaryIO) -> None:
     stream = GzipFile(fileobj=cast(BinaryIO, packed))
     try:
-        while chunk := stream.read(2**20):
+        while chunk := stream.read1(2**20):  # not read: it would keep back what it has when the data is cut
             file.write(chunk)
-            if file.tell() > shards.UNPACKED_LIMIT_BYTES:
-                raise VideoError("bounds", f"the shard unpacks to more than {shards.UNPACKED_LIMIT_BYTES} bytes")
+            if file.tell() > storage_tar.UNPACKED_LIMIT_BYTES:
+                raise VideoError("bounds", f"the shard unpacks to more than {storage_tar.UNPACKED_LIMIT_BYTES} bytes")
     except (EOFError, BadGzipFile, zlib.error):  # what came before the damage is good
         pass
     file.flush()

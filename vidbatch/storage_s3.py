@@ -28,8 +28,9 @@ from s3fs import S3FileSystem
 
 from vidbatch.storage_types import Fetched, ObjectChanged, StoredObject, Unconditional, pages_ahead
 
-MULTIPART_BYTES: Final = 64 * 2**20
-"""Writes larger than this go in parts, with the condition on their completion."""
+MULTIPART_BYTES: Final = 256 * 2**20
+"""Writes larger than this go in parts, with the condition on their completion, which fewer servers know than a
+condition on a plain PUT (moto, for one, overlooks If-Match there)."""
 
 _PART_BYTES: Final = 16 * 2**20
 _TRIES: Final = 4
