@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,9 +77,23 @@ class Pools(NamedTuple):
     model_threads: int
 
 
-def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
+class Stages(NamedTuple):
+    """Classes of the two actor pools: what benchmarks replace by classes with the same interface."""
+
+    decoder: type
+    classifier: type
+
+
+def label(
+    config: LabelConfig,
+    progress: Progress | None = None,
+    *,
+    pools: Pools | None = None,
+    stages: Stages | None = None,
+) -> LabelResult:
     """Label every video of the archive that has no row yet, and publish `videos` and `frames`.
 
+    Args: `pools` and `stages` are chosen from the cluster's resources and the real ones where not given.
     Raises ConfigError before the first task for anything the user got wrong, TooManyFailures when the first videos
     all fail for one reason, KeyboardInterrupt after a clean stop. All of them, and a kill, are resumed by a rerun.
     """
@@ -117,9 +131,9 @@ def label(config: LabelConfig, progress: Progress | None = None) -> LabelResult:
     )
     with _ray(), _recorded(config, record, sink, progress, started):
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
-        pools = pool_sizes(config)
+        pools = pools or pool_sizes(config)
         record.pools = pools._asdict()
-        for table in _predictions(config, done, spec, weights, pools):
+        for table in _predictions(config, done, spec, weights, pools, stages):
             sink.add(table)
             progress.update(sink.totals)
             record.save_if_due(config.output, sink.totals)
@@ -150,7 +164,14 @@ def done_videos(config: LabelConfig, layout: publish.Layout, digest: str) -> sou
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
-def chain(config: LabelConfig, done: source.DoneVideos, spec: Any, weights: Any, pools: Pools) -> Any:
+def chain(
+    config: LabelConfig,
+    done: source.DoneVideos,
+    spec: Any,
+    weights: Any,
+    pools: Pools,
+    stages: Stages | None = None,
+) -> Any:
     """The Ray Data dataset of PREDICTIONS: nothing runs until it is iterated.
 
     Args: `weights` is an ObjectRef of the weights' bytes, so that they cross the network once per node and no node
@@ -159,10 +180,11 @@ def chain(config: LabelConfig, done: source.DoneVideos, spec: Any, weights: Any,
     import ray
     from ray.data import ActorPoolStrategy
 
+    stages = stages or Stages(decode.Decoder, _classifier())
     archive = source.archive_datasource(config, done, planner=partial(decode.plan, config=config))
     packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
     pixels = packs.map_batches(
-        decode.Decoder,
+        stages.decoder,
         fn_constructor_args=(config, spec.frame),
         batch_size=None,
         batch_format="pyarrow",
@@ -170,7 +192,7 @@ def chain(config: LabelConfig, done: source.DoneVideos, spec: Any, weights: Any,
         num_cpus=pools.decode_cpus,
     )
     return pixels.map_batches(
-        _classifier(),
+        stages.classifier,
         fn_constructor_args=(spec, config, weights, pools.model_threads),
         batch_size=ROWS_PER_MODEL_CALL,
         batch_format="pyarrow",
@@ -196,14 +218,15 @@ def _classifier() -> type:
     return Classify
 
 
-def pool_sizes(config: LabelConfig) -> Pools:
+def pool_sizes(config: LabelConfig, resources: Mapping[str, float] | None = None) -> Pools:
     """Actors a stage, from the cluster's resources: one decoder a CPU; one model a GPU, else one in four CPUs.
 
     Decoders and models ask for equal shares of the CPUs, so that on any machine all of them fit at once.
+    Args: `resources` that may be used, CPU and GPU; all of the cluster's where not given.
     """
     import ray
 
-    total = ray.cluster_resources()
+    total = ray.cluster_resources() if resources is None else resources
     cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
     on_gpu = gpus > 0 and config.device != "cpu"
     if config.device == "cuda" and not gpus:
@@ -222,7 +245,12 @@ def pool_sizes(config: LabelConfig) -> Pools:
 
 
 def _predictions(
-    config: LabelConfig, done: source.DoneVideos, spec: Any, weights: bytes | None, pools: Pools
+    config: LabelConfig,
+    done: source.DoneVideos,
+    spec: Any,
+    weights: bytes | None,
+    pools: Pools,
+    stages: Stages | None,
 ) -> Iterator[pa.Table]:
     import ray
 
@@ -230,7 +258,7 @@ def _predictions(
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset = chain(config, done, spec, ray.put(weights), pools)
+    dataset = chain(config, done, spec, ray.put(weights), pools, stages)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
