@@ -1,0 +1,158 @@
+"""Parameters in, folders of real video out: cut and encoded once, then kept below `.cache/benchmarks`.
+
+Needs ffmpeg on the PATH and the real clips of tests/clips.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from harness import CACHE, REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "tests"))
+from clips import clip_path
+
+ENCODE = ("-an", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p", "-threads", "1")
+MIN_PIECE_SECONDS = 5.0
+
+
+class Source(NamedTuple):
+    """A 16:9 clip; its frame rate rounded to a whole number, so that a stride and a time grid mean the same frames."""
+
+    name: str
+    frames_per_second: int
+
+
+WIDE = (
+    Source("bunny_whole.mp4", 24),
+    Source("bunny_trailer.mp4", 24),
+    Source("sintel_trailer.mp4", 24),
+    Source("motorway.mp4", 60),
+    Source("globe.mp4", 30),
+    Source("handheld.avi", 30),
+)
+
+
+def mixed(*, seconds: int, copies: int, max_pieces: int | None = None) -> Path:
+    """Folder of H.264 mp4 files of about `seconds`, 16:9, 270p to 720p, 24 to 60 fps, default GOPs, no sound.
+
+    Args: `copies` of every piece, each a file of its own name; `max_pieces` of each source clip, None for all.
+    """
+    pieces = _cut(seconds, max_pieces)
+
+    def fill(folder: Path) -> None:
+        for path in sorted(pieces.iterdir()):
+            for copy in range(copies):
+                os.link(path, folder / f"{path.stem}_copy{copy}.mp4")
+
+    return _built(f"mixed_{seconds}s_x{copies}_{max_pieces or 'all'}", fill)
+
+
+def every_nth(archive: Path, n: int) -> Path:
+    """A smaller folder with every n-th file of an archive."""
+
+    def fill(folder: Path) -> None:
+        for path in sorted(archive.iterdir())[::n]:
+            os.link(path, folder / path.name)
+
+    return _built(f"{archive.name}_every{n}", fill)
+
+
+def first(archive: Path, n: int) -> Path:
+    """A folder with the first n files of an archive."""
+
+    def fill(folder: Path) -> None:
+        for path in sorted(archive.iterdir())[:n]:
+            os.link(path, folder / path.name)
+
+    return _built(f"{archive.name}_first{n}", fill)
+
+
+def long_1080p(seconds: int) -> Path:
+    """One mp4 of that length: a real trailer scaled to 1920x1080, encoded once, then repeated by stream copy."""
+    source = clip_path("sintel_trailer.mp4")
+
+    def encode(folder: Path) -> None:
+        scale = ("-vf", "scale=1920:1080:flags=bicubic", *ENCODE[:-2], "-threads", "2")
+        _ffmpeg("-i", source, *scale, folder / "once.mp4")
+
+    once = _built("sintel_1080p", encode) / "once.mp4"
+
+    def repeat(folder: Path) -> None:
+        copy = ("-c", "copy", "-t", str(seconds), "-movflags", "+faststart")
+        _ffmpeg("-stream_loop", "-1", "-i", once, *copy, folder / f"sintel_1080p_{seconds}s.mp4")
+
+    return next(_built(f"long_1080p_{seconds}s", repeat).iterdir())
+
+
+def hopeless(count: int) -> Path:
+    """Folder of `count` objects that fail at once, in subfolders of 1,000: by turns no bytes and a line of text."""
+
+    def fill(folder: Path) -> None:
+        for number in range(count):
+            if number % 1000 == 0:
+                (folder / f"{number // 1000:04d}").mkdir()
+            path = folder / f"{number // 1000:04d}" / f"{number:07d}.mp4"
+            path.write_bytes(b"" if number % 2 else b"this is not a video\n")
+
+    return _built(f"hopeless_{count}", fill)
+
+
+def tiny(count: int) -> Path:
+    """Folder of `count` objects of one byte that nobody opens."""
+
+    def fill(folder: Path) -> None:
+        for number in range(count):
+            (folder / f"{number:07d}.mp4").write_bytes(b"v")
+
+    return _built(f"tiny_{count}", fill)
+
+
+def _cut(seconds: int, max_pieces: int | None) -> Path:
+    def fill(folder: Path) -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(lambda job: _ffmpeg(*job), _cut_jobs(folder, seconds, max_pieces)))
+
+    return _built(f"pieces_{seconds}s_{max_pieces or 'all'}", fill)
+
+
+def _cut_jobs(folder: Path, seconds: int, max_pieces: int | None) -> Iterator[tuple[object, ...]]:
+    for source in WIDE:
+        path = clip_path(source.name)
+        length = _length_seconds(source.name)
+        starts = [s for s in range(0, int(length), seconds) if length - s >= MIN_PIECE_SECONDS]
+        for number, start in enumerate(starts[:max_pieces]):
+            target = folder / f"{path.stem}_{number:03d}.mp4"
+            yield ("-ss", start, "-i", path, "-t", seconds, "-r", source.frames_per_second, *ENCODE, target)
+
+
+def _length_seconds(name: str) -> float:
+    truth = json.loads((REPOSITORY / "tests" / "clips.json").read_text())[name]
+    numerator, _, denominator = truth["frame_rate"].partition("/")
+    return float(truth["num_frames"]) * float(denominator) / float(numerator)
+
+
+def _ffmpeg(*words: object) -> None:
+    subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, words)], check=True)
+
+
+def _built(name: str, fill: Callable[[Path], None]) -> Path:
+    """The folder of that name, filled once: it appears whole or not at all."""
+    folder = CACHE / "archives" / name
+    if not folder.exists():
+        scratch = folder.with_name(f".{name}.{os.getpid()}")
+        scratch.mkdir(parents=True)
+        try:
+            fill(scratch)
+            scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder

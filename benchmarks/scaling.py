@@ -1,0 +1,375 @@
+"""An archive and numbers of nodes in; videos a second, efficiency, busy shares and bytes out, as JSON and plot.
+
+pinned:     real work on 1, then 2 pinned cores of this machine
+simulated:  1 to 16 Ray nodes on this machine, their stages waiting as long as the real ones took
+cluster:    real work on 1, 2, 4, ... nodes of the cluster that RAY_ADDRESS names, or that this is submitted to:
+            ray job submit --working-dir benchmarks -- python scaling.py --cluster --archive URL --output URL
+
+Strong scaling: the same archive on more nodes. Weak: as many videos again for every further node.
+Efficiency is throughput(n) / (n x throughput(1)), from the first task to the last result: without start-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import archives
+import harness
+import ray_health
+import waiting_stages
+from harness import InvalidRun
+
+from vidbatch.metrics import Progress
+
+Row = dict[str, Any]
+CPUS_A_NODE = 2
+"""A simulated node is a copy of the machine that the waits were measured on: two cores."""
+
+
+class Timeline(Progress):
+    """Remembers when how many videos were finished."""
+
+    def __init__(self) -> None:
+        super().__init__(enabled=False)
+        self.points: list[tuple[float, int]] = []  # time.time(), videos
+        self.driver_cpu_seconds = 0.0
+        self._machine = _machine_ticks()
+        self.machine_busy_share = 0.0
+
+    def update(self, totals: Any) -> None:
+        """Called with the sink's totals whenever predictions have arrived."""
+        if not self.points:
+            self._driver_before = time.process_time()
+            self._machine = _machine_ticks()
+        if not self.points or totals.videos != self.points[-1][1]:
+            self.points.append((time.time(), totals.videos))
+        self.driver_cpu_seconds = time.process_time() - self._driver_before
+
+    def close(self, totals: Any = None) -> None:  # noqa: ARG002  # the interface's argument
+        """Called at the end of the work."""
+        idle, total = (now - before for now, before in zip(_machine_ticks(), self._machine, strict=True))
+        self.machine_busy_share = 1 - idle / total if total else 0.0
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Ticks that all cores of this machine were idle, and all their ticks."""
+    user, nice, system, idle, io_wait, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return idle + io_wait, user + nice + system + idle + io_wait + sum(rest)
+
+
+def row_of(result: Any, timeline: Timeline, began: float | None = None) -> Row:
+    """The figures of one run. `began`: when the first task started, if somebody saw it."""
+    record, points = result.record, timeline.points
+    if record.by_status.get("ok", 0) != record.videos or not record.videos:
+        raise InvalidRun(f"not all videos are ok: {record.by_status}")
+    busy = {
+        name: float(figures["busy_seconds"]) for name, figures in record.stages.items() if "busy_seconds" in figures
+    }
+    if began is None:
+        began = points[0][0] - sum(busy.values()) / record.videos
+    seconds = points[-1][0] - began
+    early, late = (_time_of(points, share * record.videos) for share in (0.1, 0.9))
+    workers = {"decode": record.pools["decode_workers"], "classify": record.pools["model_workers"]}
+    observed = max(points[-1][0] - points[0][0], 1e-9)
+    return {
+        "videos": record.videos,
+        "frames": record.frames,
+        "read_bytes": int(record.stages["decode"]["read_bytes"]),
+        "seconds": round(seconds, 2),
+        "videos_per_second": round(record.videos / seconds, 4),
+        "steady_videos_per_second": round(0.8 * record.videos / max(late - early, 1e-9), 4),
+        "busy_share": {name: round(busy[name] / (seconds * workers[name]), 4) for name in busy},
+        "stage_seconds_a_video": {name: round(busy[name] / record.videos, 4) for name in busy},
+        "driver_cpu_share": round(timeline.driver_cpu_seconds / observed, 4),
+        "driver_cpu_ms_a_video": round(1000 * timeline.driver_cpu_seconds / record.videos, 2),
+        "machine_busy_share": round(timeline.machine_busy_share, 4),
+        "workers": workers,
+    }
+
+
+def _time_of(points: list[tuple[float, int]], videos: float) -> float:
+    return next(when for when, count in points if count >= videos)
+
+
+def with_efficiency(rows: list[Row], unit: str) -> list[Row]:
+    """Rows with throughput(n) / (n x throughput(1)), of the whole run and of its middle 80%."""
+    base = rows[0]
+    for row in rows:
+        share = row[unit] / base[unit]
+        for name, rate in (("efficiency", "videos_per_second"), ("steady_efficiency", "steady_videos_per_second")):
+            row[name] = round(row[rate] / (share * base[rate]), 4)
+    return rows
+
+
+# --- pinned cores ---------------------------------------------------------------------------------------------------
+
+
+def child_pinned(options: argparse.Namespace) -> Row:
+    """Label a local archive on the first `cores` cores only: driver, Ray and all workers."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    import ray
+
+    from vidbatch import pipeline
+    from vidbatch.config import LabelConfig
+
+    ray.init(num_cpus=options.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    timeline = Timeline()
+    config = LabelConfig(inputs=(options.archive,), output=options.output, limit=options.limit)
+    result = pipeline.label(config, timeline)
+    health = ray_health.report()
+    ray.shutdown()
+    if not ray_health.is_healthy(health):
+        raise InvalidRun(str(health))
+    return {"cores": options.cores, **row_of(result, timeline), **health}
+
+
+def pinned(archive: Path, cores: list[int], videos_a_core: int) -> dict[str, Any]:
+    """Strong and weak scaling over pinned cores."""
+    most = videos_a_core * max(cores)
+    plan = {"strong": [(n, most) for n in cores], "weak": [(n, videos_a_core * n) for n in cores]}
+    measured: dict[str, list[Row]] = {}
+    for kind, points in plan.items():
+        rows = []
+        for number, limit in points:
+            with tempfile.TemporaryDirectory(dir=harness.CACHE) as output:
+                row = _child("pinned", archive=archive, output=f"{output}/tables", cores=number, limit=limit)
+            print(f"pinned {kind}  {number} core(s)  {row['videos_per_second']:.2f} videos/s")
+            rows.append(row)
+        measured[kind] = with_efficiency(rows, "cores")
+    return {"what": "real work, this machine's cores pinned", **measured}
+
+
+def _child(mode: str, **flags: object) -> Row:
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    usage = harness.run(harness.python("scaling.py", "--child", mode, *words))
+    return {**usage.report, "wall_seconds_with_startup": round(usage.wall_seconds, 2)}
+
+
+# --- simulated nodes ------------------------------------------------------------------------------------------------
+
+
+def child_simulated(options: argparse.Namespace) -> Row:
+    """Label tiny objects on `nodes` Ray nodes of this machine, with stages that wait."""
+    from vidbatch import models, pipeline
+    from vidbatch.config import LabelConfig
+
+    config = LabelConfig(
+        inputs=(options.archive,),
+        output=options.output,
+        limit=options.limit,
+        decode_workers=CPUS_A_NODE * options.nodes,
+        model_workers=options.nodes,
+    )
+    spec, _ = models.load_spec(models.find_model(config.model))
+    with tempfile.TemporaryDirectory() as barrier, simulated_cluster(options.nodes):
+        waits = waiting_stages.Waits(
+            options.decode_seconds,
+            options.model_seconds,
+            options.frames,
+            len(spec.labels),
+            barrier,
+            (CPUS_A_NODE + 1) * options.nodes,
+        )
+        timeline = Timeline()
+        stages = pipeline.Stages(*waiting_stages.stages(waits))
+        result = pipeline.label(config, timeline, stages=stages)
+        began = max(path.stat().st_mtime for path in Path(barrier).iterdir())
+        health = ray_health.report()
+    if not ray_health.is_healthy(health):
+        raise InvalidRun(str(health))
+    return {"nodes": options.nodes, **row_of(result, timeline, began), **health}
+
+
+@contextmanager
+def simulated_cluster(nodes: int) -> Iterator[None]:
+    """A head without CPUs and that many nodes of two CPUs, all on this machine; the driver is connected."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(nodes):
+            cluster.add_node(num_cpus=CPUS_A_NODE, wait=False)
+        cluster.wait_for_nodes(timeout=300)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def simulated(waits: Row, nodes: list[int], strong_seconds: float, weak_seconds: float) -> dict[str, Any]:
+    """Strong and weak scaling over simulated nodes; `waits` is a real row of two pinned cores."""
+    decode, model = (waits["stage_seconds_a_video"][name] for name in ("decode", "classify"))
+    a_node = min(CPUS_A_NODE / decode, 1 / model)  # videos a second that the waits allow
+    strong = max(8, round(strong_seconds * a_node))
+    weak = max(8, round(weak_seconds * a_node))
+    archive = archives.tiny(max(strong, weak * max(nodes)))
+    plan = {"strong": [(n, strong) for n in nodes], "weak": [(n, weak * n) for n in nodes]}
+    measured: dict[str, list[Row]] = {}
+    for kind, points in plan.items():
+        rows = []
+        for number, limit in points:
+            with tempfile.TemporaryDirectory(dir=harness.CACHE) as output:
+                row = _child(
+                    "simulated",
+                    archive=archive,
+                    output=f"{output}/tables",
+                    nodes=number,
+                    limit=limit,
+                    decode_seconds=decode,
+                    model_seconds=model,
+                    frames=round(waits["frames"] / waits["videos"]),
+                )
+            row["share_of_what_waits_allow"] = round(row["videos_per_second"] / (number * a_node), 4)
+            print(f"simulated {kind}  {number} node(s)  {row['videos_per_second']:.2f} videos/s, "
+                  f"driver busy {row['driver_cpu_share']:.0%}")  # fmt: skip
+            rows.append(row)
+        measured[kind] = with_efficiency(rows, "nodes")
+    last = measured["weak"][-1]
+    return {
+        "what": "SIMULATED: Ray nodes on one machine, stage times replaced by measured waits, frames of one byte",
+        "simulated": True,
+        "cpus_a_node": CPUS_A_NODE,
+        "waits": {"decode_seconds": decode, "model_seconds": model},
+        "videos_per_second_that_waits_allow_a_node": round(a_node, 4),
+        "videos_per_second_at_which_one_driver_is_busy": round(1000 / last["driver_cpu_ms_a_video"], 1),
+        **measured,
+    }
+
+
+# --- a real cluster -------------------------------------------------------------------------------------------------
+
+
+def cluster(options: argparse.Namespace) -> dict[str, Any]:
+    """Strong and weak scaling over nodes of the cluster this driver is connected to."""
+    import ray
+
+    ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level="ERROR")
+    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    alive.sort(key=lambda node: str(node["NodeID"]))
+    numbers = [n for n in options.node_counts or _powers_of_two(len(alive)) if n <= len(alive)]
+    measured: dict[str, list[Row]] = {}
+    for kind in ("strong", "weak"):
+        rows = []
+        for number in numbers:
+            limit = options.videos_a_node * (number if kind == "weak" else max(numbers))
+            row = _on_nodes(alive[:number], options, limit, f"{kind}-{number}")
+            print(f"cluster {kind}  {number} node(s)  {row['videos_per_second']:.2f} videos/s")
+            rows.append({"nodes": number, **row})
+        measured[kind] = with_efficiency(rows, "nodes")
+    return {"what": "real work on a Ray cluster", "nodes_alive": len(alive), **measured}
+
+
+def _on_nodes(nodes: list[dict[str, Any]], options: argparse.Namespace, limit: int, name: str) -> Row:
+    """One run whose tasks and actors are all placed on the given nodes."""
+    import ray
+
+    from vidbatch import pipeline
+    from vidbatch.config import LabelConfig
+
+    resources = {kind: sum(node["Resources"].get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    chosen = ",".join(str(node["NodeID"]) for node in nodes)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.label_selector = {"ray.io/node-id": f"in({chosen})"}
+    before = ray_health.report()
+    output = f"{options.output.rstrip('/')}/{name}-{int(time.time())}"
+    config = LabelConfig(inputs=(options.archive,), output=output, limit=limit)
+    timeline = Timeline()
+    result = pipeline.label(config, timeline, pools=pipeline.pool_sizes(config, resources))
+    health = ray_health.report()
+    if health != before:
+        raise InvalidRun(f"before: {before}; after: {health}")
+    return {**resources, **row_of(result, timeline)}
+
+
+def _powers_of_two(most: int) -> list[int]:
+    return sorted({*(2**n for n in range(most.bit_length()) if 2**n <= most), most})
+
+
+# --- output ---------------------------------------------------------------------------------------------------------
+
+
+def plot(folder: Path, name: str, sections: dict[str, Any]) -> None:
+    """Throughput and efficiency against nodes or cores, one pair of plots a section."""
+    made, axes = harness.figure(width=8.0, height=3.2 * len(sections), columns=2, rows=len(sections))
+    for (title, section), (left, right) in zip(sections.items(), axes, strict=True):
+        unit = "cores" if "cores" in section["strong"][0] else "nodes"
+        for kind, marker in (("strong", "o"), ("weak", "s")):
+            rows = section[kind]
+            numbers = [row[unit] for row in rows]
+            left.plot(numbers, [row["videos_per_second"] for row in rows], marker=marker, label=kind)
+            right.plot(numbers, [row["efficiency"] for row in rows], marker=marker, label=kind)
+        rate = section["strong"][0]["videos_per_second"] / numbers[0]
+        left.plot(numbers, [rate * n for n in numbers], linestyle=":", color="grey", label="linear")
+        left.set_ylabel("videos a second")
+        right.set_ylabel("efficiency")
+        right.set_ylim(0, 1.15)
+        for axis in (left, right):
+            axis.set_xlabel(unit)
+            axis.set_xticks(numbers)
+            axis.set_title(title, loc="left", fontsize=10)
+            axis.legend(frameon=False, fontsize=8)
+    harness.save_plot(folder, name, made)
+
+
+def parse() -> argparse.Namespace:
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--only", choices=["pinned", "simulated"], help="one part; simulated takes waits from results")
+    parser.add_argument("--cluster", action="store_true", help="measure the cluster this is connected to")
+    parser.add_argument("--archive", help="with --cluster: what to label")
+    parser.add_argument("--output", help="with --cluster: where the tables of the runs go")
+    parser.add_argument("--node-counts", type=int, nargs="+", help="default: 1, 2, 4, ... up to all (simulated: 16)")
+    parser.add_argument("--videos-a-node", type=int, default=100, help="with --cluster: size of the runs")
+    parser.add_argument("--child", choices=["pinned", "simulated"], help=argparse.SUPPRESS)
+    for name, kind in (("cores", int), ("nodes", int), ("limit", int), ("frames", int),
+                       ("decode-seconds", float), ("model-seconds", float)):  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cluster and not (options.archive and options.output):
+        parser.error("--cluster needs --archive and --output")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    if options.child:
+        print(json.dumps(child_pinned(options) if options.child == "pinned" else child_simulated(options)))
+        return
+    folder = harness.results_dir(options)
+    harness.CACHE.mkdir(parents=True, exist_ok=True)
+    if options.cluster:
+        measured = cluster(options)
+        harness.save(folder, "scaling_cluster", measured, quick=options.quick)
+        if importlib.util.find_spec("matplotlib"):
+            plot(folder, "scaling_cluster", {"Ray cluster": measured})
+        print(json.dumps(measured))
+        return
+    quick = options.quick
+    archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=4)
+    path = folder / "scaling.json"
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() and options.only else {}
+    if options.only != "simulated":
+        content["pinned"] = pinned(archive, [1, 2], 4 if quick else 50)
+    if options.only != "pinned":
+        nodes = options.node_counts or ([1, 2] if quick else [1, 2, 4, 8, 16])
+        content["simulated"] = simulated(
+            content["pinned"]["strong"][-1], nodes, *((8.0, 4.0) if quick else (400.0, 60.0))
+        )
+    sections = {name: content[name] for name in ("pinned", "simulated") if name in content}
+    harness.save(folder, "scaling", sections, quick=quick)
+    titles = {"pinned": "real work, pinned cores", "simulated": "SIMULATED nodes, stages wait"}
+    plot(folder, "scaling", {titles[name]: section for name, section in sections.items()})
+
+
+if __name__ == "__main__":
+    main()
