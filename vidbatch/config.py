@@ -53,6 +53,9 @@ class LabelConfig(BaseModel):
     clip_seconds: float = Field(
         120.0, gt=0, description="Long videos are cut at keyframes into clips of about this length."
     )
+    long_video_mb: int = Field(
+        16, ge=0, description="Videos larger than this (MiB) are opened once beforehand, to be cut into clips."
+    )
     max_pixels: int = Field(2**26, ge=1, description="Pictures with more pixels than this fail as `bounds`.")
     max_duration_seconds: float = Field(86_400.0, gt=0, description="Videos longer than this fail as `bounds`.")
     max_packets: int = Field(50_000_000, ge=1, description="Videos with more packets than this fail as `bounds`.")
