@@ -131,7 +131,9 @@ def _cut_jobs(folder: Path, seconds: int, max_pieces: int | None) -> Iterator[tu
         starts = [s for s in range(0, int(length), seconds) if length - s >= MIN_PIECE_SECONDS]
         for number, start in enumerate(starts[:max_pieces]):
             target = folder / f"{path.stem}_{number:03d}.mp4"
-            yield ("-ss", start, "-i", path, "-t", seconds, "-r", source.frames_per_second, *ENCODE, target)
+            rate = source.frames_per_second
+            even = ("-vf", f"setpts=N/{rate}/TB", "-r", rate, "-frames:v", seconds * rate)
+            yield ("-ss", start, "-i", path, *even, *ENCODE, target)
 
 
 def _length_seconds(name: str) -> float:

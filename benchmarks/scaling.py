@@ -355,7 +355,7 @@ def main() -> None:
         print(json.dumps(measured))
         return
     quick = options.quick
-    archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=4)
+    archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=6)
     path = folder / "scaling.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() and options.only else {}
     if options.only != "simulated":

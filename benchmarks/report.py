@@ -1,0 +1,113 @@
+"""The JSON files of `benchmarks/results` in; the table of figures in `benchmarks/README.md` out.
+
+python benchmarks/report.py    rewrites the part of the README between its two markers
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import HERE, RESULTS
+
+README = HERE / "README.md"
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+Content = dict[str, Any]
+Line = tuple[str, str, str]
+
+
+def chain(content: Content) -> Iterator[Line]:
+    """Vidbatch against each other contender."""
+    ours = content["contenders"]["vidbatch"]["wall_seconds"]["median"]
+    for name, question, key, wanted in (
+        ("two_process", "wall time over that of two processes without a framework", "vidbatch_over_wall", "≤ 1.10"),
+        ("ray_data", "speed over that of a plain Ray Data program", "wall_over_vidbatch", "≥ 1.0"),
+    ):
+        found = content["contenders"][name]
+        walls = f"{ours:.0f} s and {found['wall_seconds']['median']:.0f} s"
+        without = found[f"{key}_without_startup"]["median"]
+        yield question, f"**{_spread(found[key])}** ({walls}); without start-up {without:.2f}", wanted
+
+
+def listing(content: Content) -> Iterator[Line]:
+    """Growth of the driver's memory."""
+    first, last = (content["measured"]["label"][at] for at in (0, -1))
+    figure = (
+        f"**{content['growth_mb']['label']:+.0f} MB** labelling ({last['driver_peak_uss_mb']:.0f} MB), "
+        f"{content['growth_mb']['list_local']:+.0f} MB listing a folder, {content['growth_mb']['list_s3']:+.0f} MB S3"
+    )
+    yield f"driver memory from {first['objects']:,} to {last['objects']:,} objects", figure, "± 100 MB"
+    yield "bytes spilled to disk", f"**{content['spilled_bytes']}**", "0"
+    again = content["measured"]["again"][-1]
+    yield f"finding out that {again['objects']:,} objects are done", f"{again['wall_seconds']:.1f} s", ""
+
+
+def decode_memory(content: Content) -> Iterator[Line]:
+    """Memory of a decode worker."""
+    hours = content["video"]["seconds"] / 3600
+    peaks = content["peak_uss_mb"]
+    figure = (
+        f"**{content['decode_worker_peak_uss_mb']:.0f} MB** "
+        f"(actor {peaks['decode_actor']:.0f}, child {peaks['decode_child']:.0f})"
+    )
+    yield f"unique memory of a decode worker, {hours:g} h of 1080p", figure, f"≤ {content['allowed_mb']:.0f} MB"
+
+
+def s3_gets(content: Content) -> Iterator[Line]:
+    """Requests at the server."""
+    figure = f"**{content['most_gets_of_a_small_object']}**"
+    yield "most GETs of an object of at most 8 MiB, counted at the server", figure, f"≤ {content['allowed_gets']}"
+
+
+def scaling(content: Content) -> Iterator[Line]:
+    """Efficiencies of the largest number of cores or nodes."""
+    for name, unit in (("pinned", "cores"), ("simulated", "nodes")):
+        if name in content:
+            strong, weak = (content[name][kind][-1] for kind in ("strong", "weak"))
+            label = "SIMULATED: " if name == "simulated" else ""
+            figure = (
+                f"{label}strong **{strong['efficiency']:.2f}**, weak **{weak['efficiency']:.2f}** "
+                f"({weak['videos_per_second']:.1f} videos/s)"
+            )
+            yield f"scaling efficiency, 1 → {strong[unit]} {unit}", figure, ""
+    if "simulated" in content:
+        rate = content["simulated"]["videos_per_second_at_which_one_driver_is_busy"]
+        yield "SIMULATED: a driver's core is full at", f"{rate:.0f} videos/s", ""
+
+
+def _spread(found: Content) -> str:
+    return f"{found['median']:.2f}× ({found['min']:.2f} to {found['max']:.2f})"
+
+
+def render(folder: Path = RESULTS) -> str:
+    """The table, with a line on the machine; empty where nothing was measured."""
+    lines, machines = [], []
+    for benchmark in (chain, listing, decode_memory, s3_gets, scaling):
+        path = folder / f"{benchmark.__name__}.json"
+        if path.exists():
+            content = json.loads(path.read_text())
+            machines.append(content["machine"])
+            lines += [f"| {question} | {figure} | {wanted} |" for question, figure, wanted in benchmark(content)]
+    if not lines:
+        return "Nothing measured yet.\n"
+    first = machines[0]
+    dates = sorted({machine["date"][:10] for machine in machines})
+    where = (
+        f"{first['cpu']}, {first['cores']} cores, {first['memory_gib']} GiB, Python {first['python']}, "
+        f"Ray {first['versions']['ray']}, torch {first['versions']['torch']}, PyAV {first['versions']['av']}; "
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+    )
+    return "\n".join(["| question | figure | asked for |", "|---|---|---|", *lines, "", where, ""])
+
+
+def main() -> None:
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{render()}{END}{after}")
+    print(render())
+
+
+if __name__ == "__main__":
+    main()

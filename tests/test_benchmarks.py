@@ -1,0 +1,151 @@
+"""Benchmarks start and finish, their checks catch wrong results, and the README's table is that of the results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import a benchmark script by name, as its siblings do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("script", ["chain", "listing", "decode_memory", "s3_gets", "scaling"])
+def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--quick", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads((tmp_path / f"{script}.json").read_text())
+    assert (result["benchmark"], result["quick"]) == (script, True)
+    assert result["machine"]["cores"] >= 1
+    if script != "s3_gets":
+        assert (tmp_path / f"{script}.svg").read_text().startswith("<?xml")
+
+
+def test_the_table_in_the_readme_is_that_of_the_results(load: Any) -> None:
+    report = load("report")
+    text = (BENCHMARKS / "README.md").read_text()
+    assert f"{report.BEGIN}\n{report.render()}{report.END}" in text, "run `python benchmarks/report.py`"
+
+
+def test_committed_results_are_of_full_runs(load: Any) -> None:
+    for path in load("harness").RESULTS.glob("*.json"):
+        assert json.loads(path.read_text())["quick"] is False, path.name
+
+
+def test_cpu_seconds_are_those_of_the_whole_process_tree(load: Any) -> None:
+    burn = f"{sys.executable} -c 'import time\nwhile time.process_time() < 0.6: pass'"
+    script = f"({burn}) & ({burn}) & {burn}; wait; echo '{{\"done\": 1}}'"
+    usage = load("harness").run(["bash", "-c", script])
+    assert usage.report == {"done": 1}
+    assert 1.8 <= usage.cpu_seconds < 3.5
+    assert usage.wall_seconds > 0.6
+
+
+def test_peak_memory_is_that_of_the_watched_process(load: Any) -> None:
+    script = "import time; x = bytearray(200_000_000); x[::4096] = b'1' * len(x[::4096]); time.sleep(1); print('{}')"
+    usage = load("harness").run([sys.executable, "-c", script], watch=lambda process: "one")
+    assert 195 < usage.peak_uss_mb["one"] < 260
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [("echo {}; exit 3", "ended with 3"), ("echo no report", "no JSON report"), ("sleep 60", "took longer than")],
+)
+def test_a_run_that_fails_is_invalid(command: str, complaint: str, load: Any) -> None:
+    harness = load("harness")
+    with pytest.raises(harness.InvalidRun, match=complaint):
+        harness.run(["bash", "-c", command], timeout_seconds=2)
+
+
+def test_a_run_that_leaves_processes_behind_is_invalid(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = load("harness")
+    monkeypatch.setattr(harness, "AFTERMATH_SECONDS", 0.5)
+    with pytest.raises(harness.InvalidRun, match="sleep"):
+        harness.run(["bash", "-c", "(setsid sleep 60 &); echo {}"])
+
+
+def test_ratios_are_taken_pair_by_pair(load: Any) -> None:
+    found = load("harness").ratio([2.0, 30.0, 3.0], [1.0, 10.0, 1.0])
+    assert found == {"median": 3.0, "min": 2.0, "max": 3.0, "values": [2.0, 3.0, 3.0]}
+
+
+def test_other_videos_frames_times_or_labels_are_not_the_same_work(load: Any) -> None:
+    chain = load("chain")
+    frames = [chain.Frame(float(n), {"cat": 0.7, "dog": 0.2}) for n in range(10)]
+    same = chain.compare({"a": frames}, {"a": frames})
+    assert same == {"frames": 10, "same_label": 1.0, "largest_score_difference": 0.0}
+    other = chain.Frame(3.0, {"dog": 0.7, "cat": 0.2})
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "other videos"),
+        ({"a": frames, "b": frames}, "other videos"),
+        ({"a": frames[:9]}, "10 and 9 frames"),
+        ({"a": [*frames[:3], chain.Frame(3.04, {"cat": 0.7}), *frames[4:]]}, "frames at 3.0 s and 3.04 s"),
+        ({"a": [*frames[:3], other, *frames[4:]]}, "only 9 of 10 frames"),
+    ]
+    for found, complaint in wrong:
+        with pytest.raises(chain.InvalidRun, match=complaint):
+            chain.compare({"a": frames}, found)
+
+
+def test_the_hand_written_loop_takes_the_frames_shown_at_whole_seconds(load: Any, clips: Any) -> None:
+    sample = load("contender_two_process").decode(str(clips["globe_5s.mp4"]))
+    assert sample.frames_nhwc.shape == (5, 224, 224, 3)
+    assert [round(pts - sample.pts_seconds[0], 3) for pts in sample.pts_seconds] == [0, 1, 2, 3, 4]
+
+
+def test_efficiency_is_throughput_over_that_of_as_many_single_nodes(load: Any) -> None:
+    rows = [
+        {"nodes": 1, "videos_per_second": 2.0, "steady_videos_per_second": 4.0},
+        {"nodes": 4, "videos_per_second": 6.0, "steady_videos_per_second": 16.0},
+    ]
+    found = load("scaling").with_efficiency(rows, "nodes")
+    assert [row["efficiency"] for row in found] == [1.0, 0.75]
+    assert [row["steady_efficiency"] for row in found] == [1.0, 1.0]
+
+
+def test_waiting_stages_speak_the_schema_of_the_real_ones(load: Any) -> None:
+    import pyarrow as pa
+
+    from vidbatch import schema
+
+    waiting = load("waiting_stages")
+    waits = waiting.Waits(0.0, 0.0, 15, 1000, "", 1)
+    clip = {field.name: None for field in schema.CLIP} | {
+        "video_id": "0" * 32, "url": "file:///a.mp4", "content_version": "1-1", "clip_index": 0, "num_clips": 1,
+    }  # fmt: skip
+    pixels = pa.concat_tables([waiting.pixels(clip, waits)] * 2)
+    assert pixels.schema == schema.PIXELS
+    predictions = waiting.predictions(pixels, waits)
+    assert predictions.schema == schema.PREDICTIONS
+    assert [len(scores) for scores in predictions["score_sum"].to_pylist()] == [1000, 1000]
+
+
+def test_the_s3_endpoint_counts_every_request(load: Any) -> None:
+    from vidbatch import storage
+
+    with load("s3_server").running() as server:
+        server.put("videos/a.mp4", b"0123456789")
+        assert storage.read_bytes("s3://archive/videos/a.mp4") == b"0123456789"
+        gets = [r for r in server.requests if r.method == "GET" and r.key == "videos/a.mp4"]
+    assert len(gets) == 1
+    assert gets[0].sent_bytes == 10
