@@ -138,7 +138,7 @@ class _Unpacked:
             _unpack(packed, self._file)
         self._file.seek(0)
         try:
-            for found in storage_tar.members(self._file):
+            for found in storage_tar.members(self._file, sidecars=False):
                 self._places[found.name] = _Place(found.offset, found.size_bytes)
         except VideoError:  # damaged further on, which listing has reported: the members before it are whole
             pass

@@ -55,32 +55,31 @@ def is_gzipped(stream: Stream) -> bool:
     return magic == b"\x1f\x8b"
 
 
-def members(stream: Stream) -> Iterator[Member]:
-    """Members that are no sidecars, with the sidecars of the same stem; in the order of the shard, each name once.
+def members(stream: Stream, *, sidecars: bool = True) -> Iterator[Member]:
+    """Members in the order of the shard, each name once; sidecars are not among them, but in their video's metadata.
 
     A sidecar must stand next to its video, as WebDataset writes them: `a.mp4` takes `a.json`, and `a.left.mp4` takes
-    `a.left.json` and `a.json`. Raises VideoError (empty, truncated, corrupt, bounds) where the shard is damaged.
+    `a.left.json` and `a.json`. With `sidecars=False` they are members like all others, and nothing but headers is
+    read. Raises VideoError (empty, truncated, corrupt, bounds) where the shard is damaged.
     """
+    if not sidecars:
+        yield from (member for member, _ in _files(stream, sidecars=False))
+        return
     group: list[Member] = []
-    sidecars: dict[tuple[str, str], Any] = {}
-    seen: set[bytes] = set()
+    said: dict[tuple[str, str], Any] = {}
     problem: VideoError | None = None
     try:
-        for member, data in _files(stream):
-            digest = hashlib.blake2b(member.name.encode(), digest_size=16).digest()
-            if digest in seen:
-                continue
-            seen.add(digest)
+        for member, data in _files(stream, sidecars=True):
             if (group and _sample(member.name) != _sample(group[0].name)) or len(group) > _GROUP_LIMIT:
-                yield from _with_sidecars(group, sidecars)
-                group, sidecars = [], {}
+                yield from _with_sidecars(group, said)
+                group, said = [], {}
             stem, extension = _split(member.name)
             if data is not None:
-                sidecars[stem, extension] = _sidecar_value(extension, data)
+                said[stem, extension] = _sidecar_value(extension, data)
             group.append(member)
     except VideoError as error:
         problem = error
-    yield from _with_sidecars(group, sidecars)
+    yield from _with_sidecars(group, said)
     if problem is not None:
         raise problem
 
@@ -117,16 +116,19 @@ def _sidecar_value(extension: str, data: bytes) -> Any:
         return text
 
 
-def _files(stream: Stream) -> Iterator[tuple[Member, bytes | None]]:
-    """Regular files, each with its data if it is a sidecar."""
+def _files(stream: Stream, *, sidecars: bool) -> Iterator[tuple[Member, bytes | None]]:
+    """Regular files, the first of each name, each with its data if it is a sidecar."""
+    seen: set[bytes] = set()
     for entry, tar in _entries(stream):
-        if not entry.isreg():
-            continue
         name = member_name(entry)
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        if not entry.isreg() or digest in seen:
+            continue
+        seen.add(digest)
         member = Member(name, entry.offset_data, entry.size, {})
         if entry.issparse():
             yield member._replace(problem="sparse members of a tar are not supported"), None
-        elif _split(name)[1] in _SIDECARS and entry.size <= _SIDECAR_LIMIT_BYTES:
+        elif sidecars and _split(name)[1] in _SIDECARS and entry.size <= _SIDECAR_LIMIT_BYTES:
             tar.seek(entry.offset_data)
             yield member, tar.read(entry.size)
         else:
