@@ -86,9 +86,7 @@ def _parse_rate(text: str) -> Fraction:
             rate = Fraction(0)
         if 0 < rate <= _MAX_FRAMES_PER_SECOND:
             return rate
-    raise ValueError(
-        f"fps needs a number above 0 and up to {_MAX_FRAMES_PER_SECOND}, like 1, 0.5 or 30000/1001"
-    )
+    raise ValueError(f"fps needs a number above 0 and up to {_MAX_FRAMES_PER_SECOND}, like 1, 0.5 or 30000/1001")
 
 
 def _parse_number(kind: str, text: str) -> int:
@@ -205,7 +203,7 @@ class Selector(Protocol):
         ...
 
     def finish(self, end: int | None) -> bool:
-        """No more frames, the last is shown until the tick `end`; whether that last one is in the sample."""
+        """No more frames: whether the last one, shown until the tick `end` (None: for ever), is in the sample."""
         ...
 
     @property
@@ -217,14 +215,12 @@ class Selector(Protocol):
 class TimeSelector:
     """Selects the frames shown at wanted times.
 
-    With `clamp_low` a time before the first frame gives the first frame, with `clamp_high` a time at or after
-    the end gives the last frame; otherwise such times give nothing.
+    With `clamp_low` a time before the first frame gives the first frame; else it gives nothing.
     """
 
-    def __init__(self, wanted: Wanted, *, clamp_low: bool = False, clamp_high: bool = False) -> None:
+    def __init__(self, wanted: Wanted, *, clamp_low: bool = False) -> None:
         self._wanted = wanted
         self._clamp_low = clamp_low
-        self._clamp_high = clamp_high
         self._shown_since: int | None = None
         self._before_first = False
 
@@ -239,23 +235,19 @@ class TimeSelector:
         return False
 
     def finish(self, end: int | None) -> bool:
-        """Whether the last frame, shown until `end` (None: for ever), is shown at a wanted time."""
+        """Whether the last frame is shown at a wanted time."""
         if self._shown_since is None:
             return False
         if self._before_first:
             return True
-        if self._clamp_high or end is None:
+        if end is None:
             return self._wanted.any_from(self._shown_since)
         return self._wanted.any_in(self._shown_since, end)
 
     @property
     def exhausted(self) -> bool:
         """All wanted times lie before the frame fed last."""
-        return (
-            self._shown_since is not None
-            and not self._before_first
-            and not self._wanted.any_from(self._shown_since)
-        )
+        return self._shown_since is not None and not self._before_first and not self._wanted.any_from(self._shown_since)
 
 
 class CountingSelector:

@@ -1,0 +1,37 @@
+"""What goes from a decode actor into its child process: plain types that need neither pyarrow, pydantic nor PyAV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class TargetSize(NamedTuple):
+    """The fields of schema.FrameSpec."""
+
+    height: int
+    width: int
+    crop_share: float
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a video may cost at most."""
+
+    max_pixels: int = 2**26
+    max_duration_seconds: float = 86_400.0
+    max_packets: int = 50_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to decode, or one video to plan. `clip` is a row of schema.CLIP."""
+
+    clip: dict[str, Any]
+    sampling: str
+    size: TargetSize | None = None
+    """None: whole pictures, of the size at which they are displayed."""
+    bounds: Bounds = field(default_factory=Bounds)
+    clip_seconds: float = 120.0
+    """About how long clips shall be; each time that so much is decoded, an empty record says that it goes on."""

@@ -1,0 +1,266 @@
+"""A clip goes in; chunks of its sampled frames come out, as uint8 RGB with their presentation times, in order.
+
+Runs in the decoder's child process. Every frame from the clip's keyframe on is decoded, one at a time; at most one
+chunk of pictures and one undecided frame are held, whatever the length. Damage ends the clip: the frames before it
+are given, the last chunk says what happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+
+from vidbatch import storage
+from vidbatch.container import Log, Video
+from vidbatch.decode_types import Job, TargetSize
+from vidbatch.errors import VideoError
+from vidbatch.measure import end_of_last_frame
+from vidbatch.pictures import PictureMaker, Pixels
+from vidbatch.reading import FrameReader, Shown
+from vidbatch.sampling import (
+    CountingSelector,
+    Grid,
+    KeyframeSelector,
+    Selector,
+    Times,
+    TimeSelector,
+    even_ticks,
+    parse_sampling,
+    seconds_of,
+    tick_of,
+)
+
+CHUNK_BYTES: Final = 16 * 2**20
+CHUNK_FRAMES: Final = 64
+_SEEK_FROM_SECONDS: Final = 5
+"""A first wanted time nearer to the start than this is reached by decoding from there."""
+
+Record = dict[str, Any]
+
+
+def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
+    """Yield the chunks of a clip: records with the fields of schema.PIXELS that decoding decides, and the pixels.
+
+    The first record holds only the header. Pixels are uint8 (num_frames, height, width, 3), valid until the next
+    item is asked for. The last record has `is_last_chunk`, error and cost; a bad video is no exception. An empty
+    record says that decoding goes on.
+    """
+    cost = _Cost()
+    chunks = _Chunks(job.size)
+    problem: VideoError | None = None
+    try:
+        with storage.open_clip(job.clip) as stream, Log() as log:
+            cost.stream = stream
+            with Video(stream, bounds=job.bounds, log=log) as video:
+                yield from cost.outside(video.header, None)
+                sample = ClipSample(job, video, log)
+                cost.reader = sample.reader
+                for shown in sample:
+                    if shown is None:
+                        yield from cost.outside({}, None)
+                        continue
+                    if chunks.is_full:
+                        yield from cost.outside(*chunks.take())
+                    chunks.add(shown, video)
+    except VideoError as error:
+        problem = error
+    record, pixels = chunks.take()
+    record |= {
+        "is_last_chunk": True,
+        "error_kind": problem and problem.kind,
+        "error_message": problem and problem.message,
+    }
+    yield record | cost.record(), pixels
+
+
+class ClipSample:
+    """Iterates over the frames of a clip that its sampling wants; None now and then says that it goes on.
+
+    A clip with a start has the whole video's sample between start and end: a grid begins at the video's first frame,
+    frames are counted from there.
+    """
+
+    def __init__(self, job: Job, video: Video, log: Log) -> None:
+        clip = job.clip
+        self._sampling = parse_sampling(job.sampling)
+        self._video = video
+        self._bounds = job.bounds
+        self._progress_ticks = round(Fraction(job.clip_seconds) / video.time_base)
+        self._start = _tick_or_none(clip["start_seconds"], video.time_base)
+        self._end = _tick_or_none(clip["end_seconds"], video.time_base)
+        times = clip["times"]
+        self._times = None if times is None else sorted(tick_of(t, video.time_base) for t in times)
+        self._origin: int | None = None
+        self._whole_end = 0
+        self.reader = FrameReader(video, log)
+
+    def __iter__(self) -> Iterator[Shown | None]:
+        if not self._times and (self._times is not None or self._sampling.kind == "times"):
+            return  # no time of this clip is asked for
+        selector: Selector | None = None
+        last: Shown | None = None
+        problem: VideoError | None = None
+        stopped = False
+        frames = self._frames()
+        try:
+            for shown in frames:
+                if shown is None:
+                    yield None
+                    continue
+                if stopped := self._end is not None and shown.tick >= self._end:
+                    break
+                if selector is None:
+                    selector = self._selector(first_tick=shown.tick)
+                if selector.feed(shown.tick, shown.frame.key_frame) and self._is_inside(last):
+                    yield last
+                last = shown
+                if selector.exhausted:
+                    return
+        except VideoError as error:
+            problem = error
+        finally:
+            frames.close()
+        if selector is not None and self._is_inside(last) and selector.finish(self._last_end(stopped, problem)):
+            yield last
+        if problem is not None:
+            raise problem
+
+    def _is_inside(self, shown: Shown | None) -> bool:
+        return shown is not None and (self._start is None or shown.tick >= self._start)
+
+    def _last_end(self, stopped: bool, problem: VideoError | None) -> int | None:
+        """Until when the last frame is shown; explicit times behind a whole video's end mean its last frame."""
+        if stopped:
+            return self._end
+        if self._sampling.kind == "times" and self._end is None and problem is None:
+            return None
+        return self.reader.clock.end
+
+    def _frames(self) -> Generator[Shown | None, None, None]:
+        """The decoded frames that may matter, with a None each time that enough of the video has passed."""
+        target = self._seek_target()
+        if self._times is None and self._sampling.kind in ("fps", "count"):
+            self._measure(behind_start=target is not None)
+        bound = round(Fraction(self._bounds.max_duration_seconds) / self._video.time_base)
+        first: int | None = None
+        reported = 0
+        for shown in self.reader.from_beginning() if target is None else self.reader.from_tick(target):
+            first = shown.tick if first is None else first
+            if shown.tick - first > bound:
+                raise VideoError("bounds", f"frames after more than {self._bounds.max_duration_seconds:.0f} s")
+            if (shown.tick - first) // self._progress_ticks > reported:
+                reported = (shown.tick - first) // self._progress_ticks
+                yield None
+            if self._start is None or shown.tick >= self._start or self._is_counting:
+                yield shown
+
+    @property
+    def _is_counting(self) -> bool:
+        return self._sampling.kind == "every" and self._times is None
+
+    def _seek_target(self) -> int | None:
+        """The tick to begin near, None for the beginning."""
+        if self._is_counting:
+            return None
+        if self._times is None:
+            return self._start
+        if self._start is not None:
+            return max(self._start, self._times[0])
+        near = (self._video.stream.start_time or 0) + round(_SEEK_FROM_SECONDS / self._video.time_base)
+        return self._times[0] if self._times[0] > near else None
+
+    def _measure(self, *, behind_start: bool) -> None:
+        """Find out what a grid over the whole video depends on, before its part of it is decoded."""
+        if self._sampling.kind == "count":
+            self._whole_end = end_of_last_frame(self._video)
+            self._video.reopen()
+        if behind_start:
+            for shown in self.reader.from_beginning():
+                self._origin = shown.tick
+                break
+            self._video.reopen()
+
+    def _selector(self, *, first_tick: int) -> Selector:
+        kind = self._sampling.kind
+        origin = first_tick if self._origin is None else self._origin
+        if self._times is not None:
+            return TimeSelector(Times(self._times), clamp_low=kind == "times" and self._start is None)
+        if kind == "fps":
+            grid = Grid.of_rate(origin, self._sampling.frames_per_second, self._video.time_base)
+            return TimeSelector(grid)
+        if kind == "count":
+            return TimeSelector(Times(even_ticks(self._sampling.number, origin, self._whole_end)))
+        if kind == "keyframes":
+            return KeyframeSelector()
+        return CountingSelector(self._sampling.number if kind == "every" else 1)
+
+
+class _Chunks:
+    """Collects pictures in one buffer that is used again and again."""
+
+    def __init__(self, size: TargetSize | None) -> None:
+        self._maker = PictureMaker(size)
+        self._buffer: Pixels | None = None
+        self._pts_seconds: list[float] = []
+        self._is_keyframe: list[bool] = []
+        self._num_taken = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._buffer is not None and len(self._pts_seconds) == len(self._buffer)
+
+    def add(self, shown: Shown, video: Video) -> None:
+        aspect = video.stream.sample_aspect_ratio
+        if self._buffer is None:
+            height, width = self._maker.size_of(shown.frame, aspect)
+            capacity = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * height * width)))
+            self._buffer = np.empty((capacity, height, width, 3), np.uint8)
+        self._maker.make(shown.frame, aspect, self._buffer[len(self._pts_seconds)])
+        self._pts_seconds.append(seconds_of(shown.tick, video.time_base))
+        self._is_keyframe.append(shown.frame.key_frame)
+
+    def take(self) -> tuple[Record, memoryview | None]:
+        """The record of what was collected, its pixels, and a fresh start."""
+        num_frames = len(self._pts_seconds)
+        record: Record = {
+            "chunk_index": self._num_taken,
+            "is_last_chunk": False,
+            "num_frames": num_frames,
+            "pts_seconds": self._pts_seconds,
+            "is_keyframe": self._is_keyframe,
+        }
+        self._num_taken += 1
+        self._pts_seconds, self._is_keyframe = [], []
+        return record, None if self._buffer is None else self._buffer[:num_frames].data
+
+
+class _Cost:
+    """What decoding a clip took, without the time that others spent with its chunks."""
+
+    def __init__(self) -> None:
+        self.stream: storage.Reader | None = None
+        self.reader: FrameReader | None = None
+        self._cpu_began = time.process_time()
+        self._wall_began = time.perf_counter()
+
+    def outside(self, record: Record, pixels: memoryview | None) -> Iterator[tuple[Record, memoryview | None]]:
+        """Yield one item and leave out how long that took."""
+        left = time.perf_counter()
+        yield record, pixels
+        self._wall_began += time.perf_counter() - left
+
+    def record(self) -> Record:
+        return {
+            "decode_cpu_seconds": time.process_time() - self._cpu_began,
+            "decode_wall_seconds": time.perf_counter() - self._wall_began,
+            "read_bytes": 0 if self.stream is None else self.stream.bytes_read,
+            "num_frames_decoded": 0 if self.reader is None else self.reader.num_frames_decoded,
+        }
+
+
+def _tick_or_none(seconds: float | None, time_base: Fraction) -> int | None:
+    return None if seconds is None else tick_of(seconds, time_base)

@@ -1,0 +1,55 @@
+"""An opened video goes in; what its packets say of its length and frame times comes out, nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vidbatch.container import Video
+from vidbatch.errors import VideoError
+
+INDEXED: frozenset[str] = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+"""Demuxers that seek by an index of keyframes, so that the packets after a seek to the end are the last ones."""
+
+
+class PacketTime(NamedTuple):
+    """When a packet's frame is shown, in ticks; `pts` is None where the container does not say."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_keyframe: bool
+
+
+def packet_times(video: Video) -> Iterator[PacketTime]:
+    """The times of the packets that give frames, from the present position to the end or to the first damage.
+
+    Damage and a missing rest are no errors here: decoding reports them.
+    """
+    try:
+        for packet in video.packets():
+            if not packet.is_discard and not packet.is_corrupt:
+                duration = packet.duration or video.frame_ticks
+                yield PacketTime(packet.pts, packet.dts, duration, packet.is_keyframe)
+    except VideoError as error:
+        if error.kind not in ("corrupt", "truncated"):
+            raise
+
+
+def end_of_last_frame(video: Video) -> int:
+    """The tick at which the last frame's duration is over, from the packets and not the header.
+
+    Reads the last keyframe's packets where the container has an index, else all of them; leaves the video at its end.
+    """
+    if video.demuxer in INDEXED and video.is_complete is not False and video.seek(2**62):
+        end = _latest_end(video)
+        if end is not None:
+            return end
+    video.reopen()
+    return _latest_end(video) or 0
+
+
+def _latest_end(video: Video) -> int | None:
+    times = ((t.dts if t.pts is None else t.pts, t.duration) for t in packet_times(video))
+    latest = max(((tick, duration) for tick, duration in times if tick is not None), default=None)
+    return None if latest is None else sum(latest)
