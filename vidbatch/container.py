@@ -41,6 +41,9 @@ _DAMAGE_CHECKS: Final[dict[str, str]] = {
     "mjpeg": "crccheck+explode",
 }
 _PROBE_BYTES: Final = 1 << 18
+_SMALLEST_VIDEO_BYTES: Final = 2048
+"""What begins like a container, cannot be opened and is smaller, is the beginning of something."""
+_INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
 _GENERATE_TIMES: Final[int] = Flags.gen_pts.value  # type: ignore[assignment]  # the stubs lack the type of values
 _STILL_BRANDS: Final = {"avif", "heic", "heix", "mif1"}
 
@@ -94,18 +97,21 @@ class Log:
     def __exit__(self, *error: Any) -> None:
         self._capture.__exit__(*error)
 
-    def last(self) -> str | None:
-        """The last error line, as "h264: error while decoding MB 3 4"."""
-        return f"{self._lines[-1][1]}: {self._lines[-1][2].strip()}" if self._lines else None
+    def latest(self) -> str | None:
+        """The first line of the latest trouble, as "h264: error while decoding MB 3 4"; what follows is its echo."""
+        if not self._lines:
+            return None
+        _, component, text = self._lines[min(self._num_asked_for, len(self._lines) - 1)]
+        return f"{component}: {text.strip()}"
 
     def new_errors_of(self, name: str) -> list[str]:
         """Error lines since the last time of asking that came from the component of this name."""
         if len(self._lines) == self._num_asked_for:
             return []
-        found = [text.strip() for _, component, text in self._lines[self._num_asked_for :] if component == name]
-        del self._lines[:-1]  # a broken file can log without end
+        new = self._lines[self._num_asked_for :]
+        self._lines[:] = new[:1]  # a broken file can log without end
         self._num_asked_for = 1
-        return found
+        return [text.strip() for _, component, text in new if component == name]
 
 
 class Video:
@@ -158,6 +164,11 @@ class Video:
         return self._container.format.name
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether seeks go by an index of keyframes, so that they are exact, and reach the last one."""
+        return self.demuxer in _INDEXED
+
+    @property
     def frame_ticks(self) -> int:
         """How long a frame lasts by the average rate, at least one tick; what is used where nothing else is known."""
         rate = self.stream.average_rate or self.stream.guessed_rate
@@ -199,7 +210,8 @@ class Video:
         if isinstance(error, VideoError):
             text = error.message
         else:
-            text = "; ".join(filter(None, [_words_of(error), self._log.last()])) or "damaged data"
+            text = "; ".join(filter(None, [_words_of(error), self._log.latest()]))
+            text = text or f"{self.context.codec.canonical_name}: damaged data"
         kind: ErrorKind = "corrupt"
         if "exceeds specified max pixel count" in text or "Picture size" in text:
             kind = "bounds"
@@ -228,7 +240,7 @@ class Video:
     @property
     def is_complete(self) -> bool | None:
         """Whether the file is as long as its container says; None when the container does not say."""
-        declared = sniff.declared_bytes(self._start)
+        declared = sniff.declared_bytes(self._start, self._source.size_bytes)
         if "mov" in self.demuxer and len(self.stream.index_entries):
             last = self.stream.index_entries[-1]
             declared = max(declared or 0, last.pos + last.size)
@@ -256,7 +268,7 @@ class Video:
         return container
 
     def _explain_open_failure(self, error: BaseException) -> NoReturn:
-        said = self._log.last()
+        said = self._log.latest()
         text = redact("; ".join(filter(None, [_words_of(error), said])))
         if isinstance(error, MemoryError):
             raise error
@@ -264,9 +276,9 @@ class Video:
             raise VideoError("not_a_video", f"not a container of video: {text}") from None
         if not sniff.is_container(self._start):
             raise VideoError("not_a_video", text) from None
-        declared = sniff.declared_bytes(self._start)
+        declared = sniff.declared_bytes(self._start, self._source.size_bytes)
         missing = declared is not None and declared > self._source.size_bytes
-        if missing or "moov atom not found" in text or self._source.size_bytes < len(self._start) // 2:
+        if missing or "moov atom not found" in text or self._source.size_bytes < _SMALLEST_VIDEO_BYTES:
             raise VideoError("truncated", text) from None
         raise VideoError("corrupt", text) from None
 
@@ -294,6 +306,8 @@ class Video:
         if any(s.type == "audio" for s in self._container.streams):
             raise VideoError("audio_only", "sound but no pictures")
         kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "no streams"
+        if not self._container.streams and self._source.size_bytes < _SMALLEST_VIDEO_BYTES:
+            raise VideoError("truncated", f"{self.demuxer}: {kinds} in {self._source.size_bytes} bytes")
         raise VideoError("no_video_stream", f"{self.demuxer}: {kinds}")
 
     def _read_header(self) -> dict[str, Any]:

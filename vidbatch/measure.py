@@ -8,9 +8,6 @@ from typing import NamedTuple
 from vidbatch.container import Video
 from vidbatch.errors import VideoError
 
-INDEXED: frozenset[str] = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
-"""Demuxers that seek by an index of keyframes, so that the packets after a seek to the end are the last ones."""
-
 
 class PacketTime(NamedTuple):
     """When a packet's frame is shown, in ticks; `pts` is None where the container does not say."""
@@ -41,7 +38,7 @@ def end_of_last_frame(video: Video) -> int:
 
     Reads the last keyframe's packets where the container has an index, else all of them; leaves the video at its end.
     """
-    if video.demuxer in INDEXED and video.is_complete is not False and video.seek(2**62):
+    if video.is_indexed and video.is_complete is not False and video.seek(2**62):
         end = _latest_end(video)
         if end is not None:
             return end

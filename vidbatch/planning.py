@@ -24,8 +24,6 @@ from vidbatch.sampling import Grid, Sampling, even_ticks, parse_sampling, second
 _WORTH_CUTTING: Final = 1.5
 """Videos up to this many clip lengths stay whole."""
 
-_SEEKABLE: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
-
 _ONE_FRAME_A_PACKET: Final = frozenset(
     {"h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd", "ffv1", "theora"}
 )
@@ -74,7 +72,7 @@ class _Plan:
         counts = self._sampling.kind == "every"
         if counts and not self._counts_by_packets():
             return
-        if not counts and self._video.demuxer in _SEEKABLE and self._video.header["duration_seconds"]:
+        if not counts and self._video.is_indexed and self._video.header["duration_seconds"]:
             yield from self._find_by_seeking()
         else:
             yield from self._find_by_reading()

@@ -7,6 +7,7 @@ before are given, none after.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 import av
@@ -18,7 +19,11 @@ from vidbatch.container import Log, Video
 from vidbatch.errors import VideoError
 
 _STEPS_BACK_SECONDS: Final = (0, 3, 30)
-"""How far before the wanted time to look for a keyframe that leads there, before beginning at the beginning."""
+_STEPS_BACK_WITHOUT_INDEX_SECONDS: Final = (1, 5, 30)
+"""How far before the wanted time to look for a keyframe that leads there, before beginning at the beginning.
+
+Without an index a seek goes by decoding times, and ends just behind the keyframe that is shown at the wanted time.
+"""
 
 _JUMP_BACK_SECONDS: Final = 10
 """Times that fall back by more are a new start of the clock (a joined recording), by less a disorder."""
@@ -102,7 +107,8 @@ class FrameReader:
         The container may offer a keyframe behind `tick` (its index is in decoding order), or one from which the
         decoder recovers only later: what comes out decides, and else decoding begins further back.
         """
-        for seconds in _STEPS_BACK_SECONDS:
+        steps = _STEPS_BACK_SECONDS if self._video.is_indexed else _STEPS_BACK_WITHOUT_INDEX_SECONDS
+        for seconds in steps:
             if not self._video.seek(tick - round(seconds / self._video.time_base)):
                 break
             frames = self._read(from_tick=tick)
@@ -143,10 +149,10 @@ class FrameReader:
                     num_shown += 1
                     yield Shown(tick, frame)
                 elif from_tick is None or tick >= from_tick:
-                    self._video.fail(None, at_end=next(packets, None) is None)
+                    self._video.fail(None, at_end=_are_last(packets))
             if damage is not None:
                 yield from self._undamaged(before=packet.pts)
-                self._video.fail(damage, at_end=next(packets, None) is None)
+                self._video.fail(damage, at_end=_are_last(packets))
         yield from self._last_frames(num_shown, trouble, from_tick)
 
     def _damage_in_container(self, packet: Packet[VideoStream]) -> BaseException | None:
@@ -187,3 +193,8 @@ class FrameReader:
         self._video.check_end(self._video.num_packets if from_tick is None else None)
         if not num_shown and from_tick is None:
             raise VideoError("no_video_stream", f"{self._video.num_packets} packets, but no picture in them")
+
+
+def _are_last(packets: Iterator[Packet[VideoStream]]) -> bool:
+    """Whether the data end here: demuxers make up to two more packets of the torn one."""
+    return len(list(islice(packets, 3))) < 3

@@ -18,16 +18,23 @@ _MAGIC: Final[tuple[tuple[int, bytes], ...]] = (
 
 def is_container(start: bytes) -> bool:
     """Whether a container of video begins so: then a file FFmpeg cannot open is a broken video, else none."""
-    return _is_mpegts(start) or any(start[at:].startswith(magic) for at, magic in _MAGIC)
+    return _mpegts_packet_bytes(start) is not None or any(start[at:].startswith(magic) for at, magic in _MAGIC)
 
 
-def _is_mpegts(start: bytes) -> bool:
-    # Packets of 188 bytes that begin with a G; on Blu-ray discs each follows a time stamp of 4 bytes.
-    return any(start[at : at + 1] == start[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192)))
+def _mpegts_packet_bytes(start: bytes) -> int | None:
+    for at, step in ((0, 188), (4, 192)):  # on Blu-ray discs a time stamp of 4 bytes precedes each packet
+        if start[at : at + 4 * step : step] == b"GGGG":
+            return step
+    return None
 
 
-def declared_bytes(start: bytes) -> int | None:
-    """How long a file must be by the sizes that its first bytes declare; None where they declare none."""
+def declared_bytes(start: bytes, size_bytes: int) -> int | None:
+    """How long a file must be by the sizes that its first bytes declare; None where they declare none.
+
+    A transport stream says nothing of its length, but a file of `size_bytes` can end inside a packet.
+    """
+    if (packet_bytes := _mpegts_packet_bytes(start)) is not None:
+        return size_bytes + packet_bytes - rest if (rest := size_bytes % packet_bytes) else None
     if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         size = int.from_bytes(start[4:8], "little")
         return size + 8 if 0 < size < 0x7FFF_FFFF else None  # writers that never came back leave 0 or -1
