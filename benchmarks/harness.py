@@ -60,13 +60,14 @@ class Usage:
 class _Tree(threading.Thread):
     """Samples all descendants of this process that started after it did."""
 
-    def __init__(self, watch: Watch | None) -> None:
+    def __init__(self, watch: Watch | None, sample_seconds: float) -> None:
         import psutil
 
         self._gone = (psutil.NoSuchProcess, psutil.AccessDenied)
         self._self = psutil.Process()
         super().__init__(daemon=True, name="sample-tree")
         self._watch = watch
+        self._sample_seconds = sample_seconds
         self._ignored = {(p.pid, p.create_time()) for p in self._self.children(recursive=True)}
         self._cpu_seconds: dict[tuple[int, float], float] = {}
         self._groups: dict[tuple[int, float], str | None] = {}
@@ -75,7 +76,7 @@ class _Tree(threading.Thread):
         self.peak_rss: dict[str, int] = {}
 
     def run(self) -> None:
-        while not self._end.wait(SAMPLE_SECONDS):
+        while not self._end.wait(self._sample_seconds):
             self.sample()
 
     def close(self) -> None:
@@ -116,6 +117,7 @@ def run(
     watch: Watch | None = None,
     env: Mapping[str, str] | None = None,
     timeout_seconds: float = 3600.0,
+    sample_seconds: float = SAMPLE_SECONDS,
 ) -> Usage:
     """Run a command to its end and to the end of everything it started; raises InvalidRun if it fails.
 
@@ -124,7 +126,7 @@ def run(
     """
     _adopt_orphans()
     before = _children_cpu_seconds()
-    tree = _Tree(watch)
+    tree = _Tree(watch, sample_seconds)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.perf_counter()
         process = subprocess.Popen(

@@ -68,7 +68,9 @@ def _label(config: Any) -> dict[str, Any]:
 
 def measure(mode: str, source: str, output: str, count: int) -> dict[str, Any]:
     """One measured process; InvalidRun unless it saw exactly the objects that are there."""
-    usage = harness.run(harness.python("listing.py", "--child", mode, source, output), watch=_is_driver)
+    command = harness.python("listing.py", "--child", mode, source, output)
+    sample_seconds = harness.SAMPLE_SECONDS if mode == "label" else 0.02  # listing alone is over in no time
+    usage = harness.run(command, watch=_is_driver, sample_seconds=sample_seconds)
     if usage.report["videos"] != count:
         raise InvalidRun(f"{usage.report['videos']} of {count} objects")
     if mode == "label":
