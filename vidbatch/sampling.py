@@ -79,7 +79,7 @@ def parse_sampling(text: str) -> Sampling:
 
 
 def _parse_rate(text: str) -> Fraction:
-    if re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/\d{1,9}", text):
+    if re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/\d{1,9}", text, re.ASCII):
         try:
             rate = Fraction(text.rstrip(".") if "." in text else text)
         except ZeroDivisionError:
@@ -90,7 +90,7 @@ def _parse_rate(text: str) -> Fraction:
 
 
 def _parse_number(kind: str, text: str) -> int:
-    if re.fullmatch(r"\d{1,10}", text) and 1 <= int(text) <= _MAX_NUMBER:
+    if re.fullmatch(r"\d{1,10}", text, re.ASCII) and 1 <= int(text) <= _MAX_NUMBER:
         return int(text)
     raise ValueError(f"{kind} needs a whole number of at least 1, like {kind}=10")
 
