@@ -33,7 +33,11 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     {"schema": ("schema",), "errors": ("errors",)},
     {"sampling": ("sampling",), "storage": ("storage", "storage_*", "globs")},
     {"config": ("config",)},
-    {"models": ("models", "bundles"), "metrics": ("metrics",), "tables": ("tables",)},
+    {
+        "models": ("models", "model_names", "bundles", "networks", "stamp"),
+        "metrics": ("metrics",),
+        "tables": ("tables",),
+    },
     {
         "source": ("source", "manifests"),
         "decode": ("decode", "frames", "pictures", "container", "sniff", "isolation"),

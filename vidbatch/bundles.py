@@ -1,0 +1,109 @@
+"""Our own model format: a folder or prefix in; weights, architecture, labels and preprocessing of one model out.
+
+<bundle>/model.safetensors    the state dict
+<bundle>/config.json          BundleConfig: everything else that a frame's label depends on
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vidbatch import storage
+from vidbatch.errors import ConfigError
+from vidbatch.model_names import LITE0, known_architecture
+from vidbatch.schema import FrameSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Rgb = tuple[float, float, float]
+Size = Annotated[int, Field(ge=8, le=4096)]
+
+
+class BundleConfig(BaseModel):
+    """config.json of a bundle; frames are normalised as (value / 255 - mean) / std, channels in RGB order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["vidbatch-bundle-1"] = "vidbatch-bundle-1"
+    architecture: str
+    """torchvision:NAME, timm:NAME, efficientnet-lite0 or stamp."""
+    labels: tuple[str, ...] | None = Field(None, min_length=1)
+    """One a class, in the order of the last layer; None: ImageNet's names for 1000 classes, else class_0, class_1, …"""
+    height: Size = 224
+    width: Size = 224
+    crop_share: float = Field(0.875, gt=0, le=1)
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
+    mean: Rgb = (0.5, 0.5, 0.5)
+    std: Rgb = (0.5, 0.5, 0.5)
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        return known_architecture(value)
+
+    @field_validator("std")
+    @classmethod
+    def _can_divide(cls, value: Rgb) -> Rgb:
+        if min(value) <= 0:
+            raise ValueError("all three must be above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> BundleConfig:
+        if self.architecture == LITE0 and (self.height % 32 or self.width % 32):
+            raise ValueError(f"height and width must be multiples of 32 for {LITE0}")
+        return self
+
+    @property
+    def frame(self) -> FrameSpec:
+        """The frames this model wants."""
+        return FrameSpec(self.height, self.width, self.crop_share, self.interpolation)
+
+
+def read_bundle(url: str) -> tuple[BundleConfig, bytes]:
+    """A bundle's config and its weights (safetensors). Raises ConfigError for what is not a bundle."""
+    place = storage.join(url, "config.json")
+    try:
+        found = storage.read_bytes(place)
+    except OSError as error:
+        raise ConfigError(f"model: {storage.redact(url)!r} is not a bundle: {error}") from error
+    try:
+        config = BundleConfig.model_validate_json(found)
+    except ValidationError as error:
+        raise ConfigError(f"model: {storage.redact(place)}: {_first_sentence(error)}") from None
+    try:
+        return config, storage.read_bytes(storage.join(url, "model.safetensors"))
+    except OSError as error:
+        raise ConfigError(f"model: {storage.redact(url)!r} is not a whole bundle: {error}") from error
+
+
+def save_bundle(url: str | os.PathLike[str], state: Mapping[str, torch.Tensor], config: BundleConfig) -> None:
+    """Write a bundle to a folder or s3:// prefix; config.json comes last, so that a half-written one is none.
+
+    Args: `state` is the module's `state_dict()`, on any device. Raises StorageError.
+    """
+    from vidbatch.networks import to_safetensors
+
+    base = os.fspath(url)
+    text = json.dumps(config.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    storage.put(storage.join(base, "model.safetensors"), to_safetensors(state))
+    storage.put(storage.join(base, "config.json"), text.encode())
+
+
+def _first_sentence(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = str(problem["loc"][0]) if problem["loc"] else "config"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("model: ")
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such field; allowed: {', '.join(BundleConfig.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{field}: not given; it is required"
+    if problem["type"] == "json_invalid":
+        return f"not valid JSON: {message}"
+    return f"{field}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,162 @@
+"""The model stage: PIXELS chunks in, PREDICTIONS rows out: the same rows in the same order, pixels replaced by answers.
+
+Frames of all chunks of a call are joined to full batches and taken apart again; no frame's answer depends on the
+frames beside it. Layout: frames_nhwc is uint8 RGB, as decode gives it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from vidbatch.config import LabelConfig
+from vidbatch.errors import ConfigError
+from vidbatch.models import ModelSpec
+from vidbatch.schema import PIXELS, PREDICTIONS, FrameSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def check_device(device: Literal["auto", "cpu", "cuda"], *, num_gpus: float | None = None) -> None:
+    """Raise ConfigError when `cuda` was asked for and there is none.
+
+    Args: `num_gpus` is what the cluster has; None asks torch about this machine (and imports it only for `cuda`).
+    """
+    if device != "cuda":
+        return
+    if num_gpus is None:
+        import torch
+
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not num_gpus:
+        raise ConfigError("device: 'cuda' is not allowed: there is no GPU here; allowed: auto, cpu")
+
+
+class Classifier:
+    """A model held ready on its device by one process; calls take and give tables."""
+
+    def __init__(self, spec: ModelSpec, config: LabelConfig, weights: bytes, *, num_threads: int | None = None) -> None:
+        """Build the model and send frames through once, so that the first call is as fast as the others.
+
+        Args: `num_threads` is for torch's own threads in this process (CPU); None leaves torch's default.
+        """
+        import torch
+
+        from vidbatch.networks import build
+
+        check_device(config.device)
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        on_gpu = config.device != "cpu" and torch.cuda.is_available()
+        self._network = build(spec, weights, "cuda" if on_gpu else "cpu")
+        self._frame = spec.frame
+        self._batch_size = config.batch_size
+        self._top_k = min(config.top_k, len(spec.labels))
+        self._embedding = config.embedding
+        warm_up = config.batch_size if on_gpu else 1
+        self._network(torch.zeros((warm_up, *_shape(spec.frame)), dtype=torch.uint8).to(self._network.device))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """PREDICTIONS of a PIXELS table of any number of rows; rows without frames pass through.
+
+        Process CPU and wall seconds of the call are shared out by the number of frames.
+        """
+        started, cpu_started = time.perf_counter(), time.process_time()
+        chunks = [_frames_nhwc(cell, self._frame) for cell in table.column("frames")]
+        counts = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
+        answers = self._classify(chunks, counts)
+        columns = _answer_columns(counts, answers)
+        share = counts / counts.sum() if counts.any() else np.zeros(len(counts))
+        columns["model_cpu_seconds"] = pa.array(share * (time.process_time() - cpu_started))
+        columns["model_wall_seconds"] = pa.array(share * (time.perf_counter() - started))
+        for field in PIXELS:
+            if field.name != "frames":
+                columns[field.name] = table.column(field.name)
+        return pa.table([columns[field.name] for field in PREDICTIONS], names=PREDICTIONS.names).cast(PREDICTIONS)
+
+    def _classify(self, chunks: list[Array], counts: Array) -> dict[str, Array]:
+        """Arrays over all frames in order: index and score (N x k), embedding (N x D); score_sum is rows x C."""
+        import torch
+
+        device = self._network.device
+        row_of_frame = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
+        sums = torch.zeros((len(counts), len(self._network.labels)), device=device)
+        indices, scores, embeddings = [], [], []
+        first = 0
+        for batch in self._batches(chunks):
+            probabilities, embedding = self._network(batch)
+            sums.index_add_(0, row_of_frame[first : first + len(batch)], probabilities)
+            best = probabilities.topk(self._top_k, dim=1)
+            indices.append(best.indices.to(torch.int32))
+            scores.append(best.values)
+            if self._embedding:
+                embeddings.append(embedding.to(torch.float16))
+            first += len(batch)
+        answers = {"index": indices, "score": scores, "embedding": embeddings, "score_sum": [sums]}
+        return {name: torch.cat(parts).cpu().numpy() for name, parts in answers.items() if parts}
+
+    def _batches(self, chunks: list[Array]) -> Iterator[Tensor]:
+        """The frames of all chunks in order, in batches of the set size on the device; the last may be smaller."""
+        import torch
+
+        # Pinned memory lets a copy to the GPU run while the next batch is gathered; torch keeps it until it is done.
+        pinned = self._network.device.type == "cuda"
+        left = sum(len(chunk) for chunk in chunks)
+        batch, filled = torch.empty(0), 0
+        for chunk in chunks:
+            while len(chunk):
+                if filled == 0:
+                    shape = (min(self._batch_size, left), *_shape(self._frame))
+                    batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+                taken = chunk[: len(batch) - filled]
+                batch.numpy()[filled : filled + len(taken)] = taken
+                filled += len(taken)
+                chunk = chunk[len(taken) :]
+                if filled == len(batch):
+                    yield batch.to(self._network.device, non_blocking=True)
+                    left -= filled
+                    filled = 0
+
+
+def _shape(frame: FrameSpec) -> tuple[int, int, int]:
+    return frame.height, frame.width, 3
+
+
+def _frames_nhwc(cell: pa.LargeBinaryScalar, frame: FrameSpec) -> Array:
+    """The frames of one chunk, uint8 n x height x width x 3, without copying them."""
+    return np.frombuffer(cell.as_buffer(), np.uint8).reshape(-1, *_shape(frame))
+
+
+def _answer_columns(counts: Array, answers: dict[str, Array]) -> dict[str, pa.Array]:
+    """The columns that answers fill, one value a row, from arrays over all frames."""
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    empty = counts == 0
+    num_classes = answers["score_sum"].shape[1]
+    columns: dict[str, pa.Array] = {
+        "top_k_index": _lists(answers.get("index"), np.append(starts, counts.sum()), np.int32),
+        "top_k_score": _lists(answers.get("score"), np.append(starts, counts.sum()), np.float32),
+        "score_sum": pa.ListArray.from_arrays(
+            pa.array(np.append(0, np.cumsum(~empty) * num_classes).astype(np.int32)),
+            pa.array(answers["score_sum"][~empty].ravel()),
+            mask=pa.array(empty),
+        ),
+        "embedding": pa.nulls(len(counts), pa.large_binary()),
+    }
+    if "embedding" in answers:
+        parts = [answers["embedding"][a:b].tobytes() if b > a else None for a, b in zip(starts, ends, strict=True)]
+        columns["embedding"] = pa.array(parts, pa.large_binary())
+    return columns
+
+
+def _lists(values: Array | None, borders: Array, dtype: type) -> pa.ListArray:
+    """One flat list a row, of frames [borders[i], borders[i + 1])."""
+    flat = np.empty((0, 1), dtype) if values is None else values
+    return pa.ListArray.from_arrays(pa.array((borders * flat.shape[1]).astype(np.int32)), pa.array(flat.ravel()))
