@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -82,11 +82,10 @@ def video_and_frames(
     *,
     digest: str = "d1",
     version: str = "v1",
-    age_seconds: float = 0.0,
     num_frames: int = 3,
 ) -> tuple[pa.Table, pa.Table]:
     """Finished tables of these videos, as a sink would stage them."""
-    finished = datetime(2026, 1, 1, tzinfo=UTC) - timedelta(seconds=age_seconds)
+    finished = datetime(2026, 1, 1, tzinfo=UTC)
     provenance = {"config_digest": digest, "run_id": run_id}
     top = [{"label": "cat", "score": 0.5}]
     videos = [

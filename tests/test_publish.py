@@ -78,7 +78,7 @@ def test_publishing_the_same_part_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_new_version_replaces_the_rows_of_its_video_only(tmp_path: Path) -> None:
-    stage(tmp_path, range(20), "run-a", age_seconds=10)
+    stage(tmp_path, range(20), "run-a")
     publish_all(tmp_path)
     stage(tmp_path, range(5, 8), "run-b", version="v2", num_frames=5)
     publish_all(tmp_path)
@@ -89,16 +89,17 @@ def test_a_new_version_replaces_the_rows_of_its_video_only(tmp_path: Path) -> No
 
 
 def test_an_older_result_never_replaces_a_newer_one(tmp_path: Path) -> None:
-    stage(tmp_path, range(10), "run-new")
+    stage(tmp_path, range(10), "run-2")
     publish_all(tmp_path)
-    stage(tmp_path, range(10), "run-zombie", age_seconds=60, num_frames=1)
+    stage(tmp_path, range(10), "run-1", num_frames=1)
     publish_all(tmp_path)
     videos, frames = rows(tmp_path)
-    assert {v["run_id"] for v in videos} == {f["run_id"] for f in frames} == {"run-new"}
+    assert {v["run_id"] for v in videos} == {f["run_id"] for f in frames} == {"run-2"}
+    assert len(frames) == 30
 
 
 def test_of_two_parts_with_the_same_video_the_newest_wins_once(tmp_path: Path) -> None:
-    stage(tmp_path, range(10), "run-a", age_seconds=5)
+    stage(tmp_path, range(10), "run-a")
     stage(tmp_path, range(10), "run-b")
     publish_all(tmp_path)
     videos, frames = rows(tmp_path)
@@ -147,13 +148,13 @@ test_publish.publish_all(__import__("pathlib").Path(sys.argv[1]))
 def test_killed_at_every_step_the_tables_stay_whole_and_a_rerun_completes_them(tmp_path: Path) -> None:
     """A real process, a real SIGKILL before each write; a glob never shows a video twice."""
     clean = tmp_path / "clean"
-    stage(clean, range(10), "run-a", age_seconds=9)
+    stage(clean, range(10), "run-a")
     publish_all(clean)
     stage(clean, range(5, 15), "run-b", num_frames=2)
     publish_all(clean)
     for step in range(40):
         output = tmp_path / f"killed-{step}"
-        stage(output, range(10), "run-a", age_seconds=9)
+        stage(output, range(10), "run-a")
         publish_all(output)
         died = subprocess.run(
             [sys.executable, "-c", KILLED, str(output), str(step)], cwd=Path(__file__).parent, check=False
@@ -190,7 +191,7 @@ def test_done_videos_are_those_of_this_digest_that_need_no_retry(tmp_path: Path)
 
 def test_a_replaced_video_stays_in_the_partition_that_first_saw_it(tmp_path: Path) -> None:
     layout = Layout(2, "date")
-    stage(tmp_path, range(10), "run-a", partition="date=2026-11-01", age_seconds=9)
+    stage(tmp_path, range(10), "run-a", partition="date=2026-11-01")
     publish_all(tmp_path, layout)
     first_seen = publish.Published(str(tmp_path), layout).first_seen()
     today = np.datetime64("2026-11-02").astype(object)
@@ -234,10 +235,10 @@ def test_strangers_open_the_tables_without_our_help(tmp_path: Path, opener: str)
     else:
         import duckdb
 
-        counts = [duckdb.sql(f"select count(*), min(top_k[1].label) from '{tmp_path}/{t}/*.parquet'").fetchone()
+        counts = [duckdb.sql(f"select count(*), min(top_k[1].label) from '{tmp_path}/{t}/*.parquet'").fetchall()[0]
                   for t in ("videos", "frames")]  # fmt: skip
-        assert all(count is not None and count[1] == "cat" for count in counts)
-        videos, frames = (count[0] for count in counts if count is not None)
+        assert all(count[1] == "cat" for count in counts)
+        videos, frames = (count[0] for count in counts)
     assert (videos, frames) == (30, 90)
 
 
@@ -247,5 +248,5 @@ def test_our_own_handle_opens_them_as_everything_also_when_empty(tmp_path: Path)
     publish_all(tmp_path, Layout(2, "date"))
     table = Table(str(tmp_path), "frames")
     assert table.to_arrow().num_rows == len(table.to_pandas()) == table.to_polars().height == 15
-    assert table.to_duckdb().count("*").fetchone() == (15,)
+    assert table.to_duckdb().count("*").fetchall() == [(15,)]
     assert set(table.to_pandas()["date"].astype(str)) == {"2026-11-01"}

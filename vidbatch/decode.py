@@ -220,3 +220,18 @@ def _binary(pixels: bytearray | None) -> pa.Array:
     data = pa.py_buffer(b"" if pixels is None else pixels)
     offsets = pa.py_buffer(np.array([0, data.size], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
+def read_header(clip: Clip, config: LabelConfig) -> dict[str, Any]:
+    """The fields of schema.HEADER of a video, read in a child process; empty for one that cannot be opened."""
+    if clip["error_kind"] is not None:
+        return {}
+    process = _isolated(config)
+    try:
+        for record, _pixels in process.call("vidbatch.frames:decode_clip", job_of(clip, config, None)):
+            return record if "chunk_index" not in record else {}
+    except (ProcessLost, VideoError):
+        pass
+    finally:
+        process.close()
+    return {}

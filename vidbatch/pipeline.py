@@ -9,8 +9,6 @@ Ray and torch are imported only once there is something to do: finding out that 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -22,15 +20,14 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from vidbatch import decode, models, publish, schema, source, storage
+from vidbatch import decode, models, publish, source, storage
+from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, TooManyFailures
 from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
 from vidbatch.sink import Sink, stage_to
 from vidbatch.tables import Table
 
-RESULTS_VERSION: Final = 1
-"""Raised when the same settings give other results than before (decoding, resizing, pooling): relabels everything."""
 ROWS_PER_MODEL_CALL: Final = 4
 """Chunks (of at most 64 frames) the model gets at once: enough to fill batches from short clips, little to hold."""
 PUBLISH_THREADS: Final = 4
@@ -107,7 +104,7 @@ def label(
         progress.note(f"publishing {len(recovered)} part(s) that an earlier run had finished")
         publish.publish(config.output, layout, recovered, _in_threads)
     reference = models.find_model(config.model)
-    digest = config_digest(config, reference.digest)
+    digest = publish.config_digest(config, reference.digest)
     done = done_videos(config, layout, digest)
     record = new_record(new_run_id(), config, config_digest=digest)
     record.recovered_parts = len(recovered)
@@ -122,9 +119,9 @@ def label(
     sink = Sink(
         labels=spec.labels,
         top_k=config.top_k,
-        embedding_size=None,
+        embedding_size=spec.embedding_size if config.embedding else None,
         provenance={"config_digest": digest, "run_id": record.run_id},
-        model=config.model,
+        model=spec.name,
         stage_seconds=config.stage_seconds,
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
         stage=stage_to(config.output, record.run_id),
@@ -141,19 +138,6 @@ def label(
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
         publish.publish(config.output, layout, sink.parts, _in_threads)
     return _result(config, record)
-
-
-def config_digest(config: LabelConfig, model_digest: str) -> str:
-    """32 hex digits over everything that changes a result, and nothing else."""
-    parts = {
-        "results_version": RESULTS_VERSION,
-        "schema_version": schema.SCHEMA_VERSION,
-        "model": model_digest,
-        "sampling": config.sampling,
-        "top_k": config.top_k,
-        "embedding": config.embedding,
-    }
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def done_videos(config: LabelConfig, layout: publish.Layout, digest: str) -> source.DoneVideos:
@@ -229,8 +213,7 @@ def pool_sizes(config: LabelConfig, resources: Mapping[str, float] | None = None
     total = ray.cluster_resources() if resources is None else resources
     cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
     on_gpu = gpus > 0 and config.device != "cpu"
-    if config.device == "cuda" and not gpus:
-        raise ConfigError("device: 'cuda' is not allowed: this Ray cluster has no GPU; use auto or cpu")
+    check_device(config.device, num_gpus=gpus)
     model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
     decode_workers = config.decode_workers or max(1, cpus)
     share = max(0.01, int(100 * cpus / (decode_workers + model_workers + 0.5)) / 100)

@@ -10,22 +10,24 @@ Layout of an output:
 
 The protocol, and why it is safe to kill at any moment:
 1. A part is staged `frames` first, `videos` second; a part without its `videos` file does not exist.
-2. A bucket's new content is old rows minus the videos in the parts, plus the parts' rows, newest `finished_at`
-   winning. `frames` is replaced before `videos`, each only if nobody changed it since it was read; otherwise the
-   merge starts over. So a glob over the files shows each video at most once, and a video is done when its
-   `videos` row stands.
+2. A bucket's new content is old rows minus the videos in the parts, plus the parts' rows; of two runs with the same
+   video the later one (by run id) wins. `frames` is replaced before `videos`, each only if nobody changed it since
+   it was read; otherwise the merge starts over. So a glob over the files shows each video at most once, and a video
+   is done when its `videos` row stands. Nobody overwrites `frames` of a later run, though its `videos` row may still
+   be missing: whichever way two runs interleave, both tables end with the same run's rows.
 3. Parts are deleted after every bucket is published. Whoever starts next publishes what a dead run left: merging
    a part twice changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +42,8 @@ RUNS = "_runs"
 ROW_GROUP_ROWS = 65_536
 """Small enough that min/max statistics prune, large enough that zstd and readers are efficient."""
 MAX_CONFLICTS = 50
+RESULTS_VERSION: Final = 1
+"""Raised when the same settings give other results than before (decoding, resizing, pooling): relabels everything."""
 
 
 class Layout(NamedTuple):
@@ -59,27 +63,40 @@ class Layout(NamedTuple):
 
 def open_layout(config: LabelConfig) -> Layout:
     """Read the output's layout, or fix it now; ConfigError when the settings ask for another one."""
-    url = storage.join(config.output, RUNS, "layout.json")
     content = {
         "schema_version": schema.SCHEMA_VERSION,
         "buckets": config.buckets,
         "partition_by": config.partition_by,
     }
-    storage.put_if(url, json.dumps(content).encode(), expected=None)
-    stored = json.loads(storage.read_bytes(url))
+    storage.put_if(_layout_url(config.output), json.dumps(content).encode(), expected=None)
+    layout = read_layout(config)
+    assert layout is not None, "it was there, or has just been written"
+    return layout
+
+
+def read_layout(config: LabelConfig) -> Layout | None:
+    """The layout that the first run fixed, None before it; ConfigError when the settings ask for another one."""
+    content, _ = storage.read_with_version(_layout_url(config.output))
+    if content is None:
+        return None
+    stored = json.loads(content)
+    where = storage.redact(config.output)
     if stored["schema_version"] != schema.SCHEMA_VERSION:
         raise ConfigError(
-            f"output: {storage.redact(config.output)!r} was written with schema version {stored['schema_version']}, "
+            f"output: {where!r} was written with schema version {stored['schema_version']}, "
             f"this vidbatch writes {schema.SCHEMA_VERSION}: use another output"
         )
     for name in ("buckets", "partition_by"):
         asked = getattr(config, name)
         if name in config.model_fields_set and asked != stored[name]:
             raise ConfigError(
-                f"{name}: {asked!r} is not allowed: {storage.redact(config.output)!r} "
-                f"was laid out with {stored[name]!r} by its first run"
+                f"{name}: {asked!r} is not allowed: {where!r} was laid out with {stored[name]!r} by its first run"
             )
     return Layout(stored["buckets"], stored["partition_by"])
+
+
+def _layout_url(output: str) -> str:
+    return storage.join(output, RUNS, "layout.json")
 
 
 def encode_parquet(table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
@@ -94,6 +111,19 @@ def encode_parquet(table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> 
         write_page_index=True,
     )
     return buffer.getvalue()
+
+
+def config_digest(config: LabelConfig, model_digest: str) -> str:
+    """32 hex digits over everything that changes a result, and nothing else."""
+    parts = {
+        "results_version": RESULTS_VERSION,
+        "schema_version": schema.SCHEMA_VERSION,
+        "model": model_digest,
+        "sampling": config.sampling,
+        "top_k": config.top_k,
+        "embedding": config.embedding,
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 # --- what is already done -------------------------------------------------------------------------------------------
@@ -215,7 +245,7 @@ def publish_bucket(output: str, layout: Layout, partition: str, bucket: int, par
     for _attempt in range(MAX_CONFLICTS):
         old_videos, videos_version = _read_versioned(videos_url)
         old_frames, frames_version = _read_versioned(frames_url)
-        winners = _newest(layout, bucket, parts, old_videos)
+        winners = _newest(layout, bucket, parts, old_videos, old_frames)
         if not winners:
             return
         videos = _replace(old_videos, [(p, p) for p in winners], winners, schema.VIDEOS)
@@ -225,21 +255,28 @@ def publish_bucket(output: str, layout: Layout, partition: str, bucket: int, par
     raise PublishConflict(f"{storage.redact(videos_url)} was replaced by another run {MAX_CONFLICTS} times in a row")
 
 
-def _newest(layout: Layout, bucket: int, parts: list[str], old: pa.Table | None) -> dict[str, list[str]]:
-    """Part -> video ids whose newest row is in it; videos that are published newer already are left out."""
-    best: dict[str, tuple[Any, str]] = {}
-    if old is not None:
-        best = {v: (t, "") for v, t in zip(old["video_id"].to_pylist(), old["finished_at"].to_pylist(), strict=True)}
+def _newest(
+    layout: Layout, bucket: int, parts: list[str], old_videos: pa.Table | None, old_frames: pa.Table | None
+) -> dict[str, list[str]]:
+    """Part -> video ids that it has to replace; videos that a later run has published, or begun to, are left out."""
+    published, begun = _runs_of(old_videos), _runs_of(old_frames)
+    best: dict[str, tuple[str, str]] = {}
     for part in parts:
-        table = _read_if_there(part, ["video_id", "finished_at"])
-        for v, t in zip(*(table[c].to_pylist() for c in table.column_names), strict=True) if table is not None else ():
-            if layout.bucket_of(v) == bucket and (v not in best or t > best[v][0]):
-                best[v] = (t, part)
+        for video_id, run_id in _runs_of(_read_if_there(part, ["video_id", "run_id"])).items():
+            is_later = run_id > published.get(video_id, "") and run_id >= begun.get(video_id, "")
+            if layout.bucket_of(video_id) == bucket and is_later and run_id > best.get(video_id, ("", ""))[0]:
+                best[video_id] = (run_id, part)
     winners: dict[str, list[str]] = {}
     for video_id, (_, part) in best.items():
-        if part:
-            winners.setdefault(part, []).append(video_id)
+        winners.setdefault(part, []).append(video_id)
     return winners
+
+
+def _runs_of(table: pa.Table | None) -> dict[str, str]:
+    if table is None:
+        return {}
+    pairs = table.select(["video_id", "run_id"]).group_by(["video_id", "run_id"]).aggregate([])
+    return dict(zip(pairs["video_id"].to_pylist(), pairs["run_id"].to_pylist(), strict=True))
 
 
 def _replace(

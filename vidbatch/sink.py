@@ -212,7 +212,7 @@ class Sink:
         }
         sums = [chunk.score_sum for chunk in video.chunks.values() if chunk.score_sum is not None]
         if video.num_frames and sums:
-            means = np.sum(sums, axis=0, dtype=np.float32) / np.float32(video.num_frames)
+            means = np.stack(sums).sum(axis=0, dtype=np.float32) / np.float32(video.num_frames)
             best = np.argsort(-means, kind="stable")[: self._top_k]
             row["top_k"] = [{"label": self._labels[int(i)].as_py(), "score": means[i]} for i in best]
             row["label"], row["score"] = row["top_k"][0]["label"], row["top_k"][0]["score"]

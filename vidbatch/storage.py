@@ -17,7 +17,7 @@ from vidbatch.errors import ConfigError, StorageError, VideoError
 from vidbatch.globs import Glob, has_magic
 from vidbatch.storage_open import open_clip, open_member, open_read
 from vidbatch.storage_read import Reader
-from vidbatch.storage_types import StoredObject
+from vidbatch.storage_types import NoSuchBucket, StoredObject
 from vidbatch.storage_urls import (
     errors_of_a_video,
     errors_of_ours,
@@ -183,7 +183,7 @@ def read_with_version(url: str) -> tuple[bytes | None, str | None]:
                 return cast(tuple[bytes, str], s3().read_with_version(normalise(url)))
             return storage_local.read_with_version(storage_local.to_path(url))
     except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError) and "bucket" not in str(error.__cause__):
+        if isinstance(error.__cause__, FileNotFoundError) and not isinstance(error.__cause__, NoSuchBucket):
             return None, None
         raise
 

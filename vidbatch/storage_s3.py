@@ -26,7 +26,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 from s3fs import S3FileSystem
 
-from vidbatch.storage_types import Fetched, ObjectChanged, StoredObject, Unconditional, pages_ahead
+from vidbatch.storage_types import Fetched, NoSuchBucket, ObjectChanged, StoredObject, Unconditional, pages_ahead
 
 MULTIPART_BYTES: Final = 256 * 2**20
 """Writes larger than this go in parts, with the condition on their completion, which fewer servers know than a
@@ -84,7 +84,7 @@ def _plain(error: BaseException, url: str) -> OSError:
             "no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if isinstance(error, ParamValidationError):
-        return FileNotFoundError(f"{split(url)[0]!r} is not a valid bucket name")
+        return NoSuchBucket(f"{split(url)[0]!r} is not a valid bucket name")
     cause = error.__cause__
     if not isinstance(cause, ClientError):
         return OSError(str(error) or type(error).__name__)
@@ -93,7 +93,7 @@ def _plain(error: BaseException, url: str) -> OSError:
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     words = str(answer.get("Error", {}).get("Message", "")).rstrip(".")
     if code == "NoSuchBucket" or (status == 404 and not split(url)[1]):
-        return FileNotFoundError(f"bucket {split(url)[0]!r} does not exist")
+        return NoSuchBucket(f"bucket {split(url)[0]!r} does not exist")
     if status == 404:
         return FileNotFoundError("no such object")
     if status in (401, 403) or isinstance(error, PermissionError):

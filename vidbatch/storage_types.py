@@ -53,6 +53,10 @@ class Fetched(NamedTuple):
     """Size of the whole object, not of the range."""
 
 
+class NoSuchBucket(FileNotFoundError):
+    """There is no place where the object could be, so nothing can be written there either."""
+
+
 class NotAFile(OSError):
     """A folder, a pipe or a device where a file was meant."""
 

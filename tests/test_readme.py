@@ -1,0 +1,100 @@
+"""What README says to type is typed here, in the order it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clips import LazyClips
+
+from vidbatch.config import LabelConfig
+from vidbatch.errors import ERROR_KINDS, TRANSIENT_KINDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = [(m[1], m[2]) for m in re.finditer(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)]
+
+ELSEWHERE = {
+    "make demo": "test_demo.py",
+    "make test": "this very run",
+    "make job": "test_job_submit.py",
+    "ray job submit": "test_job_submit.py",
+}
+"""Commands of the README that another test runs."""
+
+
+def _commands() -> list[str]:
+    text = "\n".join(body for language, body in BLOCKS if language == "sh").replace("\\\n", " ")
+    lines = (line.split("  #")[0].strip() for line in text.splitlines())
+    return [re.sub(r"\s+", " ", line) for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, clips: LazyClips) -> Path:
+    place = tmp_path_factory.mktemp("readme")
+    (place / "videos").mkdir()
+    for name in ("carphone_pristine.mp4", "bikes.mp4"):
+        shutil.copy(clips[name], place / "videos" / name)
+    return place
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_every_command_of_the_readme_works(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = _commands()
+    assert len(commands) >= 5
+    monkeypatch.chdir(workspace)
+    for command in commands:
+        if any(command.startswith(known) for known in ELSEWHERE):
+            continue
+        program, *arguments = shlex.split(command)
+        assert program == "vidbatch", f"no test runs {command!r}"
+        done = subprocess.run(
+            [sys.executable, "-c", "from vidbatch.cli import main; main()", *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    for language, body in BLOCKS:
+        if language == "python":
+            exec(compile(body, "README.md", "exec"), {})
+        if language == "sql":
+            import duckdb
+
+            assert duckdb.sql(body).fetchall()
+
+
+def test_the_readme_names_every_error_kind_and_its_retry() -> None:
+    for kind in ERROR_KINDS:
+        assert f"`{kind}`" in README
+    for kind in TRANSIENT_KINDS:
+        assert f"`{kind}`" in README.split("Permanent kinds are not tried again")[1]
+
+
+def test_every_flag_the_readme_names_exists() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-c", "from vidbatch.cli import main; main()", "label", "--help"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    flags = set(re.findall(r"--[a-z][a-z-]+", README.split("## Submit")[0])) - {"--help"}
+    assert flags <= set(re.findall(r"--[a-z][a-z-]+", help_text))
+
+
+def test_the_file_map_names_every_module() -> None:
+    for module in (ROOT / "vidbatch").glob("[a-z]*.py"):
+        assert module.name in README, f"README's file map lacks {module.name}"
+
+
+def test_defaults_in_the_readme_are_the_defaults() -> None:
+    for flag, default in re.findall(r"^\| `--([a-z-]+)`[^|]*\| `?([^|`]+?)`? \|", README, re.MULTILINE):
+        field = LabelConfig.model_fields.get(flag.replace("-", "_"))
+        if field is not None and default not in ("off", ""):
+            assert str(field.default) == default, f"--{flag}"
+
+
+def test_there_are_no_figures_without_a_result_file() -> None:
+    """Every ratio quoted under Measured stands in a committed result of a benchmark."""
+    for name in re.findall(r"benchmarks/results/([\w-]+\.json)", README):
+        assert (ROOT / "benchmarks" / "results" / name).exists()
