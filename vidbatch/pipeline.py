@@ -9,6 +9,7 @@ Ray and torch are imported only once there is something to do: finding out that 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -241,8 +242,15 @@ def _predictions(
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _quieten_ray() -> None:
+    """Our own progress says what Ray Data would say at every start and end; its warnings stay."""
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -257,7 +265,11 @@ def _ray() -> Iterator[None]:
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     # A driver beside a cluster brings its own vidbatch along; a submitted job has it from its runtime_env.
     bring = {"py_modules": [os.path.dirname(__file__)]} if address != "local" and not in_job else {}
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {}
+    if address == "local":
+        options = {"include_dashboard": False}
+        # Ray's C++ side would print, in a user's terminal, that actors are restarted by arguments the driver holds.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(address=address, runtime_env=bring, log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

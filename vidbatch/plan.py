@@ -38,14 +38,13 @@ class Plan:
     basis: str
 
     def __str__(self) -> str:
-        hours = self.estimated_video_seconds / 3600
         bad = f", {self.unreadable} of them unreadable" if self.unreadable else ""
         return (
-            f"to do    {self.videos:,} videos, {self.size_bytes / 1e9:,.2f} GB{bad}\n"
+            f"to do    {self.videos:,} videos, {_size(self.size_bytes)}{bad}\n"
             f"done     {self.already_done:,} videos have their row already\n"
             f"how      model {self.model}, sampling {self.sampling}\n"
-            f"cost     about {hours:,.1f} hours of video, {self.estimated_frames:,} frames to look at, "
-            f"{self.estimated_cpu_seconds / 3600:,.2f} CPU hours ({self.basis})"
+            f"cost     about {_time(self.estimated_video_seconds)} of video, {self.estimated_frames:,} frames to look "
+            f"at, {_time(self.estimated_cpu_seconds)} of one CPU ({self.basis})"
         )
 
 
@@ -129,3 +128,17 @@ def _measured(config: LabelConfig, digest: str) -> tuple[float, str] | None:
             total = stages["decode"]["cpu_seconds"] + stages["classify"]["cpu_seconds"]
             return total / record["frames"], str(record["run_id"])
     return None
+
+
+def _size(size_bytes: float) -> str:
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:,.1f} {unit}"
+    return f"{size_bytes / 1e3:,.1f} kB"
+
+
+def _time(seconds: float) -> str:
+    for unit, factor in (("hours", 3600), ("minutes", 60)):
+        if seconds >= factor:
+            return f"{seconds / factor:,.1f} {unit}"
+    return f"{seconds:,.1f} seconds"
