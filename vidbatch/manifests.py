@@ -184,16 +184,17 @@ def _resolve(url: str, manifest: str) -> str:
 
 def _times(value: Any, column: str) -> list[float]:
     """Seconds from a list, a number, or text such as `[0.5, 2]` or `0.5;2`; nothing gives no times."""
+    given: Any = value
     try:
         if isinstance(value, str):
             text = value.strip()
             parts: Any = json.loads(text) if text.startswith("[") else text.replace(";", ",").split(",")
-            value = [part for part in parts if part != ""] if text else []
+            given = [part for part in parts if part != ""]
         elif value is None:
-            value = []
+            given = []
         elif isinstance(value, int | float):
-            value = [value]
-        times = sorted({float(each) for each in value})
+            given = [value]
+        times = sorted({float(each) for each in given})
         if not all(map(math.isfinite, times)):
             raise ValueError
     except (TypeError, ValueError, RecursionError):

@@ -104,8 +104,10 @@ def _request(source: str, headers: dict[str, str], take: Callable[[aiohttp.Clien
             problem = error
         except (aiohttp.ClientError, ValueError) as error:  # not a URL at all
             raise OSError(f"{type(error).__name__}: {error}") from None
+        if retry == _TRIES - 1:
+            raise _plain(problem) from None
         time.sleep(0.1 * 4**retry)
-    raise _plain(problem) from None
+    raise AssertionError("unreachable")
 
 
 async def _answer(fs: Any, source: str, headers: dict[str, str], take: Callable[..., Any]) -> Any:

@@ -191,7 +191,9 @@ def _entries(stream: Stream) -> Iterator[tuple[tarfile.TarInfo, _Headers]]:
         raise VideoError(kind, f"damaged shard: {words}") from None
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, ValueError, OverflowError, RecursionError) as error:
         raise VideoError("corrupt", f"damaged shard: {error}") from None
+    if 0 < len(tar.last) < tarfile.BLOCKSIZE:
+        raise VideoError("truncated", f"the shard ends at byte {archive.offset + len(tar.last)} inside a header")
     if tar.last.strip(b"\0"):
         raise VideoError("corrupt", f"damaged tar header at byte {archive.offset}: what follows cannot be found")
-    if len(tar.last) < tarfile.BLOCKSIZE:
+    if not tar.last:
         raise VideoError("truncated", f"the shard ends at byte {archive.offset} without an end mark")
