@@ -21,7 +21,7 @@ $(INSTALLED): requirements.lock pyproject.toml scripts/install.sh
 	@scripts/install.sh python
 
 demo: $(INSTALLED)  ## label real clips on this machine and show what the model saw (demo-output/index.html)
-	@$(BIN)/python tests/clips.py demo --to $(CLIPS)
+	@$(BIN)/python tests/clips.py demo --to $(CLIPS) --skip-missing
 	$(BIN)/vidbatch label $(CLIPS) --output $(OUTPUT)
 	@$(BIN)/python jobs/demo.py $(OUTPUT)
 

@@ -23,7 +23,6 @@ from rich.table import Table
 
 import vidbatch
 from vidbatch.decode import read_frames
-from vidbatch.errors import VideoError
 from vidbatch.schema import FrameSpec
 
 THUMBNAIL = FrameSpec(height=180, width=320, crop_share=1.0)
@@ -86,9 +85,8 @@ def _look_at(row: dict[str, Any], frames: Any, folder: Path) -> Shown:
     scores = [_score_of(row["label"], top_k) for top_k in own["top_k"].to_pylist()]
     seconds = own["pts_seconds"][scores.index(max(scores))].as_py()
     target = folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', name)}-{row['video_id'][:6]}.jpg"
-    try:
-        pictures, _times, _report = read_frames(row["url"], times=[seconds], size=THUMBNAIL)
-    except VideoError:  # moved since it was labelled: the row still stands
+    pictures, _times, _report = read_frames(row["url"], times=[seconds], size=THUMBNAIL)
+    if len(pictures) == 0:  # moved since it was labelled: the row still stands
         return Shown(row, name, None)
     Image.fromarray(pictures[0]).save(target, quality=88)
     return Shown(row, name, target)

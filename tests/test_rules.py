@@ -34,13 +34,16 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     {"sampling": ("sampling",), "storage": ("storage", "storage_*", "globs")},
     {"config": ("config",)},
     {
-        "models": ("models", "model_names", "bundles", "networks", "stamp"),
+        "models": ("models", "model_names", "networks", "bundles", "stamp"),
         "metrics": ("metrics",),
         "tables": ("tables",),
     },
     {
-        "source": ("source", "manifests"),
-        "decode": ("decode", "frames", "pictures", "container", "sniff", "isolation"),
+        "source": ("source", "shards", "manifests"),
+        "decode": (
+            *("decode", "decode_types", "isolation", "planning", "frames"),
+            *("container", "sniff", "measure", "reading", "pictures"),
+        ),
         "classify": ("classify",),
         "sink": ("sink", "publish"),
     },
@@ -169,7 +172,7 @@ def test_every_setting_is_described_and_is_a_flag_or_a_bound() -> None:
 
     command = cli.commands["label"]
     flags = {parameter.name for parameter in command.params}
-    in_the_file_only = {"max_pixels", "max_duration_seconds", "max_packets"}
+    in_the_file_only = {"max_pixels", "max_duration_seconds", "max_packets", "long_video_mb", "stage_seconds"}
     assert set(LabelConfig.model_fields) - flags == in_the_file_only
     assert all(field.description for field in LabelConfig.model_fields.values())
 
