@@ -38,7 +38,7 @@ def _commands() -> list[str]:
 def workspace(tmp_path_factory: pytest.TempPathFactory, clips: LazyClips) -> Path:
     place = tmp_path_factory.mktemp("readme")
     (place / "videos").mkdir()
-    for name in ("carphone_pristine.mp4", "bikes.mp4"):
+    for name in ("carphone.mp4", "bikes.mp4"):
         shutil.copy(clips[name], place / "videos" / name)
     return place
 

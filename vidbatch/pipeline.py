@@ -24,7 +24,7 @@ import pyarrow as pa
 from vidbatch import decode, models, publish, source, storage
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
-from vidbatch.errors import ConfigError, TooManyFailures
+from vidbatch.errors import ConfigError, TooManyFailures, VidbatchError
 from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
 from vidbatch.sink import Sink, stage_to
 from vidbatch.tables import Table
@@ -244,7 +244,12 @@ def _predictions(
     context.print_on_execution_start = False
     _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages)
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, VidbatchError):  # already one clear sentence; Ray's traceback adds nothing
+            raise error.cause from None
+        raise
 
 
 def _quieten_ray() -> None:

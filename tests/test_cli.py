@@ -1,0 +1,181 @@
+"""The command as people and machines use it: real processes, exit codes, words on stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from vidbatch.stamp import make_stamp_bundle
+from vidbatch.testing import make_video
+
+VIDBATCH = [sys.executable, "-c", "from vidbatch.cli import main; main()"]
+
+
+def run(*arguments: object, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [VIDBATCH[0], *python, *VIDBATCH[1:], *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with an archive of three good videos and two bad files, and a model."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "archive").mkdir()
+    for number in (1, 2, 3):
+        make_video(folder / "archive" / f"video-{number:02d}.mp4", num_frames=30, fps=10, video_number=number)
+    (folder / "archive" / "empty.mp4").touch()
+    (folder / "archive" / "words.mp4").write_text("this is not a video\n" * 1000)
+    make_stamp_bundle(folder / "model", num_classes=8)
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def labelled(place: Path) -> tuple[subprocess.CompletedProcess[str], list[object]]:
+    arguments = ["label", place / "archive", "--output", place / "out", "--model", f"file:{place / 'model'}",
+                 "--max-failed-share", 0.5]  # fmt: skip
+    return run(*arguments), arguments
+
+
+def test_a_run_says_what_it_did_and_exits_with_0_though_some_videos_are_bad(labelled: Any, place: Path) -> None:
+    done, _ = labelled
+    assert done.returncode == 0, done.stderr
+    assert "5 videos" in done.stdout
+    assert "1 empty" in done.stdout
+    assert "1 not_a_video" in done.stdout
+    assert f"{place}/out/videos" in done.stdout
+    assert "videos" in done.stderr  # progress: a line every few seconds, on stderr
+    assert "Traceback" not in done.stderr
+    rows = pq.read_table(place / "out" / "videos").to_pylist()
+    assert sorted(r["status"] for r in rows) == ["failed"] * 2 + ["ok"] * 3
+
+
+def test_the_same_command_again_does_nothing_in_seconds_without_ray_and_torch(labelled: Any) -> None:
+    started = time.monotonic()
+    again = run(*labelled[1], python=("-X", "importtime"))
+    assert time.monotonic() - started < 10
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    imported = {line.split("|")[-1].strip() for line in again.stderr.splitlines() if line.startswith("import time:")}
+    assert "vidbatch.pipeline" in imported
+    assert not {"ray", "torch", "av"} & imported
+
+
+def test_more_failures_than_allowed_exit_with_1_and_still_publish(place: Path) -> None:
+    done = run("label", place / "archive", "--output", place / "strict", "--model", f"file:{place / 'model'}")
+    assert done.returncode == 1
+    assert "40.0% of the videos failed" in done.stderr
+    assert pq.read_table(place / "strict" / "videos").num_rows == 5
+
+
+def test_json_output_is_one_document_for_machines(labelled: Any, place: Path) -> None:
+    done = run(*labelled[1], "--json")
+    assert json.loads(done.stdout)["state"] == "nothing_to_do"
+    status = run("status", place / "out", "--json")
+    (record,) = json.loads(status.stdout)
+    assert record["by_status"] == {"failed": 2, "ok": 3}
+    assert record["by_error_kind"] == {"empty": 1, "not_a_video": 1}
+    assert record["stages"]["decode"]["cpu_seconds"] > 0
+    assert record["versions"]["ray"].startswith("2.")
+
+
+def test_status_shows_failures_by_kind_throughput_and_stages(labelled: Any, place: Path) -> None:
+    page = run("status", place / "out").stdout
+    for words in ("finished", "1 empty", "1 not_a_video", "stage    decode", "stage    classify", "frames   9"):
+        assert words in page
+    assert labelled[0].stdout.split("run ")[1].split()[0] in run("status", place / "out", "--all").stdout
+
+
+def test_plan_and_dry_run_say_what_would_be_done_and_write_nothing(place: Path) -> None:
+    arguments = [place / "archive", "--output", place / "planned", "--model", f"file:{place / 'model'}"]
+    plan, dry = run("plan", *arguments), run("label", *arguments, "--dry-run")
+    assert plan.returncode == dry.returncode == 0, plan.stderr + dry.stderr
+    assert "5 videos" in plan.stdout
+    assert plan.stdout.split("cost")[0] == dry.stdout.split("cost")[0]
+    assert not (place / "planned").exists()
+    planned = json.loads(run("plan", *arguments, "--json").stdout)
+    assert (planned["videos"], planned["already_done"]) == (5, 0)
+    assert planned["estimated_frames"] > 0
+    assert planned["estimated_cpu_seconds"] > 0
+
+
+def test_plan_counts_only_what_is_left_to_do(labelled: Any, place: Path) -> None:
+    planned = json.loads(run("plan", *labelled[1][1:], "--json").stdout)
+    assert (planned["videos"], planned["already_done"]) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["label", "/nowhere", "--output", "out"], "/nowhere"),
+        (["label", ".", "--output", "out", "--sampling", "fps=0"], "sampling: 'fps=0' is not allowed"),
+        (["label", ".", "--output", "out", "--model", "resnet81"], "resnet81"),
+        (["label", ".", "--output", "out", "--device", "tpu"], "'auto', 'cpu' or 'cuda'"),
+        (["label", ".", "--output", "out", "--top-k", "many"], "'many' is not a valid integer"),
+        (["label", "."], "output: not given"),
+        (["label", "--output", "out"], "inputs: not given"),
+        (["label", ".", "--output", "out", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["status", "/nowhere"], "holds no run record"),
+        (["label", ".", "--output", "out", "--frames", "3"], "No such option"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = subprocess.run([*VIDBATCH, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unreachable_cluster_is_one_sentence(place: Path) -> None:
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    arguments = ["label", place / "archive", "--output", place / "nowhere", "--model", f"file:{place / 'model'}"]
+    done = subprocess.run(
+        [*VIDBATCH, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=200
+    )
+    assert done.returncode == 2, done.stderr
+    assert "RAY_ADDRESS: '127.0.0.1:1' cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, number: int) -> None:
+    archive, output = place / f"long-{number}", place / f"stopped-{number}"
+    archive.mkdir()
+    for n in range(12):
+        make_video(archive / f"video-{n:02d}.mp4", num_frames=300, fps=10, video_number=n % 8)
+    settings = place / "settings.yaml"
+    settings.write_text("stage_seconds: 0\n")
+    command = [*VIDBATCH, "label", str(archive), "--output", str(output), "--model", f"file:{place / 'model'}",
+               "--sampling", "all", "--config", str(settings)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(output.glob("_runs/*/staged/*/*.videos.parquet")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in words
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert pq.read_table(output / "videos").num_rows == 12
+    assert pq.read_table(output / "frames").num_rows == 12 * 300
+    records = json.loads(run("status", output, "--all", "--json").stdout)
+    assert [r["state"] for r in records] == ["interrupted", "finished"]
+    assert records[1]["videos"] < 12
+
+
+def test_help_has_examples_and_every_setting(place: Path) -> None:
+    overview, details = run("--help").stdout, run("label", "--help").stdout
+    assert "vidbatch label s3://" in overview
+    for word in ("--sampling", "--max-failed-share", "[default: fps=1]", "Killed or stopped?"):
+        assert word in details
+    assert run("--version").stdout.startswith("vidbatch, version 0.")

@@ -1,0 +1,153 @@
+"""Killed at any moment and run again, the tables are those of one clean run, row for row."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from vidbatch.stamp import make_stamp_bundle
+from vidbatch.testing import make_video
+
+import vidbatch
+
+NUM_VIDEOS = 24
+VIDBATCH = [sys.executable, "-c", "from vidbatch.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Short and long videos (the long ones are cut into clips), a bad one, a model, settings that stage at once."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "archive").mkdir()
+    for number in range(NUM_VIDEOS):
+        frames = 240 if number % 6 == 0 else 60
+        make_video(folder / "archive" / f"video-{number:02d}.mp4", num_frames=frames, fps=10, gop=20,
+                   video_number=number)  # fmt: skip
+    (folder / "archive" / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
+    make_stamp_bundle(folder / "model", num_classes=NUM_VIDEOS)
+    (folder / "settings.yaml").write_text(
+        f"inputs: [{folder / 'archive'}]\nmodel: file:{folder / 'model'}\nsampling: fps=5\n"
+        "stage_seconds: 0.2\nclip_seconds: 6\nlong_video_mb: 0\nmax_failed_share: 0.5\n"
+    )
+    return folder
+
+
+def command(place: Path, output: Path) -> list[str]:
+    return [*VIDBATCH, "label", "--config", str(place / "settings.yaml"), "--output", str(output)]
+
+
+def rows(output: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Both tables without what names the run, in a fixed order."""
+    tables = []
+    for name in ("videos", "frames"):
+        found = [r for f in sorted((output / name).glob("*.parquet")) for r in pq.read_table(f).to_pylist()]
+        for row in found:
+            row.pop("run_id"), row.pop("finished_at", None)
+        tables.append(sorted(found, key=lambda r: (r["url"], r.get("frame_index", 0))))
+    return tables[0], tables[1]
+
+
+@pytest.fixture(scope="module")
+def clean(place: Path, local_ray: None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The tables of one run that nobody disturbed."""
+    settings = place / "settings.yaml"
+    from vidbatch.config import load_config
+    from vidbatch.pipeline import label
+
+    label(load_config({"output": place / "clean"}, settings))
+    videos, frames = rows(place / "clean")
+    assert len(videos) == NUM_VIDEOS + 1
+    assert len(frames) == sum((240 if n % 6 == 0 else 60) // 2 for n in range(NUM_VIDEOS))
+    return videos, frames
+
+
+def test_the_driver_killed_again_and_again_loses_and_doubles_nothing(place: Path, clean: Any) -> None:
+    output, moments = place / "driver", random.Random(3)
+    for attempt in range(4):
+        process = subprocess.Popen(command(place, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        parts = len(list(output.glob("_runs/*/staged/*/*.videos.parquet")))
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+            staged = len(list(output.glob("_runs/*/staged/*/*.videos.parquet")))
+            if staged > parts + attempt:  # later in every attempt
+                time.sleep(moments.random() / 2)
+                break
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        videos, _ = rows(output)
+        assert len({v["video_id"] for v in videos}) == len(videos)
+    done = subprocess.run(command(place, output), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert rows(output) == clean
+    assert not list(output.glob("_runs/*/staged/*/*.parquet"))
+
+
+def decoder_processes() -> list[psutil.Process]:
+    """Actors that own a decoder, of this test session's Ray only."""
+    return [
+        child.parent()
+        for child in psutil.Process().children(recursive=True)
+        if "vidbatch.isolation" in " ".join(_words(child)) and child.parent() is not None
+    ]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize("victim", ["actor", "child"])
+def test_a_killed_decode_worker_costs_nothing_but_time(place: Path, clean: Any, victim: str) -> None:
+    """The run is a process of its own; its decode workers are killed while it works."""
+    output = place / f"worker-{victim}"
+    process = subprocess.Popen(command(place, output), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed, deadline = 0, time.monotonic() + 150
+    while process.poll() is None and killed < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        children = [c for c in psutil.Process(process.pid).children(recursive=True)
+                    if "vidbatch.isolation" in " ".join(_words(c))]  # fmt: skip
+        if not children or not list(output.glob("_runs/*/staged/*/*.videos.parquet")):
+            continue
+        target = children[0].parent() if victim == "actor" else children[0]
+        if target is None or target.pid == process.pid:
+            continue
+        os.kill(target.pid, signal.SIGKILL)
+        killed += 1
+        time.sleep(1.5)
+    _, words = process.communicate(timeout=200)
+    assert process.returncode == 0, words
+    assert killed >= 1
+    assert rows(output) == clean
+
+
+def test_results_staged_by_a_killed_run_are_published_by_the_next_without_decoding_again(place: Path) -> None:
+    output = place / "staged"
+    process = subprocess.Popen(command(place, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list(output.glob("_runs/*/staged/*/*.videos.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    staged = sum(pq.read_table(f).num_rows for f in output.glob("_runs/*/staged/*/*.videos.parquet"))
+    assert 0 < staged <= NUM_VIDEOS + 1
+    from vidbatch.config import load_config
+    from vidbatch.pipeline import label
+
+    result = label(load_config({"output": output}, place / "settings.yaml"))
+    assert result.record.recovered_parts >= 1
+    assert result.record.videos == NUM_VIDEOS + 1 - staged
+    assert vidbatch.tables(output).videos.to_arrow().num_rows == NUM_VIDEOS + 1
