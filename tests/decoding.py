@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -130,12 +131,41 @@ def _joined(rows: list[dict[str, Any]], spec: FrameSpec) -> Decoded:
     )
 
 
-def ffprobe_times(path: Path) -> list[Fraction]:
-    """When each frame is shown, in seconds and order, by another version of FFmpeg than the one under test."""
-    entries = "stream=time_base:frame=best_effort_timestamp"
-    command = ["ffprobe", "-v", "error", "-threads", "1", "-select_streams", "v:0", "-show_entries", entries]
-    output = subprocess.run([*command, "-of", "flat", str(path)], capture_output=True, text=True, check=True).stdout
-    facts = [line.split("=", 1) for line in output.splitlines() if "=" in line]
-    base = next(Fraction(value.strip('"')) for name, value in facts if name.endswith("time_base"))
-    ticks = [value for name, value in facts if name.endswith("best_effort_timestamp")]
-    return [int(tick) * base for tick in ticks if tick != '"N/A"']
+class Truth(NamedTuple):
+    """What another version of FFmpeg than the one under test says of a video's frames."""
+
+    times: list[Fraction]
+    """When each frame is shown, in seconds and in order; frames at the end without a time follow the one before."""
+    end: Fraction
+    """When the last frame's duration is over."""
+    packet_end: Fraction
+    """The same by the packets alone: earlier where the last packet carries no presentation time."""
+
+
+def ffprobe_truth(path: Path) -> Truth:
+    frames, base, rate = _ffprobe(path, "frame=best_effort_timestamp")
+    packets, _, _ = _ffprobe(path, "packet=pts,dts,duration")
+    ticks = [_number(frame.get("best_effort_timestamp", "N/A")) for frame in frames]
+    durations = [_number(packet.get("duration", "N/A")) or 0 for packet in packets]
+    known = [tick for tick in ticks if tick is not None]
+    step = round(1 / (rate * base))  # of frames whose duration the container does not say
+    times = known + [known[-1] + (k + 1) * step for k in range(len(ticks) - len(known))]
+    starts = [_number(p.get("pts", "N/A")) for p in packets]
+    starts = [_number(p["dts"]) if start is None else start for p, start in zip(packets, starts, strict=True)]
+    end, last = max((start, duration) for start, duration in zip(starts, durations, strict=True) if start is not None)
+    packet_end = end + (last or step)
+    return Truth([tick * base for tick in times], max(packet_end, times[-1] + step) * base, packet_end * base)
+
+
+def _ffprobe(path: Path, entries: str) -> tuple[list[dict[str, str]], Fraction, Fraction]:
+    """(what was asked for, time base, average rate) of the video stream."""
+    command = ["ffprobe", "-v", "error", "-threads", "1", "-select_streams", "v:0", "-of", "json"]
+    command += ["-show_entries", f"stream=time_base,avg_frame_rate:{entries}", str(path)]
+    report = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    found = report[entries.split("=", 1)[0] + "s"]
+    stream = report["streams"][0]
+    return found, Fraction(stream["time_base"]), Fraction(stream["avg_frame_rate"])
+
+
+def _number(text: str | int) -> int | None:
+    return None if text == "N/A" else int(text)

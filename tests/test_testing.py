@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoding import SPEC, ffprobe_times
+from decoding import SPEC, ffprobe_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,7 +72,7 @@ def test_a_video_carries_its_numbers_through_a_lossy_codec_and_the_model_s_crop(
 def test_a_video_is_shown_at_the_times_asked_for(tmp_path: Path) -> None:
     ticks = [0, 3003, 3004, 90_000, 90_001, 200_000]
     make_video(tmp_path / "a.mp4", num_frames=6, pts=ticks, time_base=Fraction(1, 90_000), start_ticks=4500)
-    times = ffprobe_times(tmp_path / "a.mp4")
+    times = ffprobe_truth(tmp_path / "a.mp4").times
     assert [time - times[0] for time in times] == [Fraction(tick, 90_000) for tick in ticks]
 
 

@@ -44,6 +44,8 @@ _PROBE_BYTES: Final = 1 << 18
 _SMALLEST_VIDEO_BYTES: Final = 2048
 """What begins like a container, cannot be opened and is smaller, is the beginning of something."""
 _INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+_WITHOUT_DURATION: Final = frozenset({"mpegts", "mpeg"})
+"""Where FFmpeg takes the last time less the first, which is nonsense in joined recordings."""
 _GENERATE_TIMES: Final[int] = Flags.gen_pts.value  # type: ignore[assignment]  # the stubs lack the type of values
 _STILL_BRANDS: Final = {"avif", "heic", "heix", "mif1"}
 
@@ -167,6 +169,14 @@ class Video:
     def is_indexed(self) -> bool:
         """Whether seeks go by an index of keyframes, so that they are exact, and reach the last one."""
         return self.demuxer in _INDEXED
+
+    @property
+    def reports_damage(self) -> bool:
+        """Whether the decoder itself notices that data are missing.
+
+        Then a transport stream's word is not needed, which also calls damaged what was only joined.
+        """
+        return self.context.codec.canonical_name in ("h264", "mpeg1video", "mpeg2video")
 
     @property
     def frame_ticks(self) -> int:
@@ -332,7 +342,7 @@ class Video:
         if pixels > self._bounds.max_pixels:
             size = f"{self.context.width}x{self.context.height}"
             raise VideoError("bounds", f"{size} pictures; {self._bounds.max_pixels} pixels are allowed")
-        seconds = self._duration_seconds()
+        seconds = None if self.demuxer in _WITHOUT_DURATION else self._duration_seconds()
         if seconds is not None and seconds > self._bounds.max_duration_seconds:
             allowed = self._bounds.max_duration_seconds
             raise VideoError("bounds", f"{seconds:.0f} s long; {allowed:.0f} s are allowed")

@@ -175,14 +175,14 @@ class ClipSample:
 
     def _measure(self, *, behind_start: bool) -> None:
         """Find out what a grid over the whole video depends on, before its part of it is decoded."""
-        if self._sampling.kind == "count":
-            self._whole_end = end_of_last_frame(self._video)
-            self._video.reopen()
-        if behind_start:
-            for shown in self.reader.from_beginning():
-                self._origin = shown.tick
-                break
-            self._video.reopen()
+        if self._sampling.kind != "count" and not behind_start:
+            return
+        first = self.reader.first()
+        if first is not None:
+            self._origin = first.tick
+            if self._sampling.kind == "count":
+                self._whole_end = end_of_last_frame(self._video, decoding_delay=first.decoding_delay)
+        self._video.reopen()
 
     def _selector(self, *, first_tick: int) -> Selector:
         kind = self._sampling.kind

@@ -33,20 +33,30 @@ def packet_times(video: Video) -> Iterator[PacketTime]:
             raise
 
 
-def end_of_last_frame(video: Video) -> int:
+def end_of_last_frame(video: Video, *, decoding_delay: int) -> int:
     """The tick at which the last frame's duration is over, from the packets and not the header.
 
+    Args: `decoding_delay` is how much later the first frame is shown than its packet's decoding time; where packets
+    have only decoding times (AVI), that holds for the last one.
     Reads the last keyframe's packets where the container has an index, else all of them; leaves the video at its end.
     """
     if video.is_indexed and video.is_complete is not False and video.seek(2**62):
-        end = _latest_end(video)
+        end = _latest_end(video, decoding_delay)
         if end is not None:
             return end
     video.reopen()
-    return _latest_end(video) or 0
+    return _latest_end(video, decoding_delay) or 0
 
 
-def _latest_end(video: Video) -> int | None:
-    times = ((t.dts if t.pts is None else t.pts, t.duration) for t in packet_times(video))
-    latest = max(((tick, duration) for tick, duration in times if tick is not None), default=None)
+def _latest_end(video: Video, decoding_delay: int) -> int | None:
+    latest: tuple[int, int] | None = None
+    for time in packet_times(video):
+        if video.demuxer == "avi":
+            tick = None if time.dts is None else time.dts + decoding_delay
+        else:
+            tick = time.dts if time.pts is None else time.pts
+        if tick is not None:
+            latest = max(latest or (tick, 0), (tick, time.duration))
+        elif latest is not None:  # frames without a time follow those with one
+            latest = (sum(latest), time.duration)
     return None if latest is None else sum(latest)

@@ -18,7 +18,7 @@ from vidbatch import storage
 from vidbatch.container import Log, Video
 from vidbatch.decode_types import Job
 from vidbatch.measure import end_of_last_frame, packet_times
-from vidbatch.reading import FrameReader
+from vidbatch.reading import FirstFrame, FrameReader
 from vidbatch.sampling import Grid, Sampling, even_ticks, parse_sampling, seconds_of, tick_of
 
 _WORTH_CUTTING: Final = 1.5
@@ -46,7 +46,7 @@ def plan_clip(job: Job) -> Iterator[tuple[dict[str, Any], None]]:
         if seconds is not None and seconds <= _WORTH_CUTTING * job.clip_seconds:
             yield {"clips": []}, None
             return
-        first = next((shown.tick for shown in FrameReader(video, log).from_beginning()), None)
+        first = FrameReader(video, log).first()
         if first is None:
             yield {"clips": []}, None
             return
@@ -59,10 +59,11 @@ def plan_clip(job: Job) -> Iterator[tuple[dict[str, Any], None]]:
 class _Plan:
     """Cut points of one video, and the times of every frame where the sampling counts frames."""
 
-    def __init__(self, video: Video, sampling: Sampling, first: int, clip_ticks: int) -> None:
+    def __init__(self, video: Video, sampling: Sampling, first: FirstFrame, clip_ticks: int) -> None:
         self._video = video
         self._sampling = sampling
-        self._first = first
+        self._first = first.tick
+        self._decoding_delay = first.decoding_delay
         self._clip_ticks = clip_ticks
         self._cuts: Cuts = []
         self._frame_ticks: list[int] = []
@@ -129,7 +130,8 @@ class _Plan:
         if self._sampling.kind == "times":
             return sorted(tick_of(t, self._video.time_base) for t in times or ())
         if self._sampling.kind == "count":
-            return even_ticks(self._sampling.number, self._first, end_of_last_frame(self._video))
+            end = end_of_last_frame(self._video, decoding_delay=self._decoding_delay)
+            return even_ticks(self._sampling.number, self._first, end)
         if self._sampling.kind == "every":
             assert isinstance(number, int)
             return self._frame_ticks[::number]

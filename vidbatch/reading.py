@@ -19,14 +19,17 @@ from vidbatch.container import Log, Video
 from vidbatch.errors import VideoError
 
 _STEPS_BACK_SECONDS: Final = (0, 3, 30)
-_STEPS_BACK_WITHOUT_INDEX_SECONDS: Final = (1, 5, 30)
+_STEPS_BACK_BY_BISECTION_SECONDS: Final = (1, 5, 30)
 """How far before the wanted time to look for a keyframe that leads there, before beginning at the beginning.
 
-Without an index a seek goes by decoding times, and ends just behind the keyframe that is shown at the wanted time.
+Where a seek bisects the file by decoding times, it ends just behind the keyframe that is shown at the wanted time.
 """
+_BISECTED: Final = frozenset({"mpegts", "mpeg"})
 
 _JUMP_BACK_SECONDS: Final = 10
-"""Times that fall back by more are a new start of the clock (a joined recording), by less a disorder."""
+_JUMP_AHEAD_SECONDS: Final = 12 * 3600
+"""Times that fall back by more are a new start of the clock (a joined recording), by less a disorder. FFmpeg takes
+some falls in transport streams for the clock's overflow and adds a day: no frame is shown for so long."""
 
 _RESYNCHRONISING: Final = "matroska,webm"
 """The demuxer that skips damage to the next cluster and only logs it."""
@@ -39,17 +42,25 @@ class Shown(NamedTuple):
     frame: VideoFrame
 
 
+class FirstFrame(NamedTuple):
+    """When the first frame is shown, and how much later that is than its packet's decoding time, in ticks."""
+
+    tick: int
+    decoding_delay: int
+
+
 class Clock:
     """Gives each frame its tick, never one before the last.
 
     A frame's own time counts, or that of decoding order where own times are missing or worse (FFmpeg's best effort
-    rule, as ffprobe reports it). Frames without any follow one frame duration after the last. Where time jumps back
-    it goes on from the last frame instead, so that a joined recording has one timeline.
+    rule, as ffprobe reports it). Frames without any follow one frame duration after the last. Where the clock starts
+    anew, time goes on from the last frame, so that a joined recording has one timeline.
     """
 
     def __init__(self, video: Video) -> None:
         self._frame_ticks = video.frame_ticks
-        self._jump_ticks = round(_JUMP_BACK_SECONDS / video.time_base)
+        self._jump_back = round(_JUMP_BACK_SECONDS / video.time_base)
+        self._jump_ahead = round(_JUMP_AHEAD_SECONDS / video.time_base)
         self._last: int | None = None
         self._offset = 0
         self._last_pts = self._last_dts = -(2**63)
@@ -65,7 +76,7 @@ class Clock:
         elif own is None:
             tick = self.end
         else:
-            if own + self._offset < self._last - self._jump_ticks:
+            if not -self._jump_back <= own + self._offset - self._last <= self._jump_ahead:
                 self._offset = self.end - own
             tick = max(self._last, own + self._offset)
         self._last = tick
@@ -96,10 +107,17 @@ class FrameReader:
         self._log = log
         self.num_frames_decoded = 0
         self.clock = Clock(video)
+        self._first_dts: int | None = None
 
     def from_beginning(self) -> Iterator[Shown]:
         """All frames. Raises VideoError behind the last good one where there is damage."""
         return self._read(from_tick=None)
+
+    def first(self) -> FirstFrame | None:
+        """About the video's first frame, None if there is none; the video is left behind it."""
+        for shown in self.from_beginning():
+            return FirstFrame(shown.tick, 0 if self._first_dts is None else max(0, shown.tick - self._first_dts))
+        return None
 
     def from_tick(self, tick: int) -> Iterator[Shown]:
         """The frames from a keyframe on, the first of them shown at `tick` or before if any frame is.
@@ -107,7 +125,8 @@ class FrameReader:
         The container may offer a keyframe behind `tick` (its index is in decoding order), or one from which the
         decoder recovers only later: what comes out decides, and else decoding begins further back.
         """
-        steps = _STEPS_BACK_SECONDS if self._video.is_indexed else _STEPS_BACK_WITHOUT_INDEX_SECONDS
+        bisected = self._video.demuxer in _BISECTED
+        steps = _STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS
         for seconds in steps:
             if not self._video.seek(tick - round(seconds / self._video.time_base)):
                 break
@@ -130,6 +149,8 @@ class FrameReader:
         trouble: BaseException | None = None
         num_shown = 0
         for packet in packets:
+            if from_tick is None and self._video.num_packets == 1:
+                self._first_dts = packet.dts
             if from_tick is not None and not have_keyframe and not packet.is_keyframe:
                 continue
             damage = self._damage_in_container(packet)
@@ -159,7 +180,7 @@ class FrameReader:
         errors = self._log.new_errors_of(self._video.demuxer)
         if errors and self._video.demuxer == _RESYNCHRONISING:
             return VideoError("corrupt", f"{self._video.demuxer}: {errors[-1]}")
-        if packet.is_corrupt:
+        if packet.is_corrupt and not (self._video.demuxer == "mpegts" and self._video.reports_damage):
             return VideoError("corrupt", f"{self._video.demuxer}: incomplete or damaged packet")
         return None
 
