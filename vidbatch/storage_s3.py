@@ -20,9 +20,13 @@ from aiohttp import ClientError as HttpError
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from s3fs import S3FileSystem
 
@@ -33,11 +37,15 @@ MULTIPART_BYTES: Final = 256 * 2**20
 condition on a plain PUT (moto, for one, overlooks If-Match there)."""
 
 _PART_BYTES: Final = 16 * 2**20
+_MAX_FOLDERS: Final = 100
+"""With more folders than this a listing is not split: a request for each would cost more than it saves."""
+
 _TRIES: Final = 4
 _WRITER: Final = "vidbatch-writer"
 """Object metadata that tells our own write from another's when the answer to it was lost."""
 
 _ANY_ERROR: Final = (OSError, BotoCoreError, HttpError)
+_NO_IDENTITY: Final = (ProfileNotFound, CredentialRetrievalError, SSOError, TokenRetrievalError)
 
 
 def filesystem() -> Any:
@@ -83,6 +91,8 @@ def _plain(error: BaseException, url: str) -> OSError:
         return PermissionError(
             "no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
+    if isinstance(error, _NO_IDENTITY):
+        return PermissionError(str(error).rstrip("."))
     if isinstance(error, ParamValidationError):
         return NoSuchBucket(f"{split(url)[0]!r} is not a valid bucket name")
     cause = error.__cause__
@@ -127,28 +137,37 @@ def _object(url: str, size_bytes: int, etag: str | None, modified: Any) -> Store
 
 
 def list_pages(bucket: str, prefix: str) -> Iterator[list[StoredObject]]:
-    """Pages of all objects whose key starts with the prefix; the folders just below it are listed in parallel.
+    """Pages of all objects whose key starts with the prefix; folders below it are listed in parallel if they are few.
 
     Folder markers (empty objects whose key ends in `/`) are left out. Raises OSError.
     """
-    while True:
-        answer = _request_page(_Prefix(bucket, prefix), Delimiter="/")
-        folders = [found["Prefix"] for found in answer.get("CommonPrefixes", [])]
-        if answer.get("IsTruncated") or not folders:
-            break  # too many folders to pay a request for each, or none
-        objects = _objects(bucket, answer)
-        if objects:
-            yield objects
-        if len(folders) > 1:
-            yield from pages_ahead([_Prefix(bucket, folder) for folder in folders], _list_page)
-            return
-        prefix = folders[0]
-    if not answer.get("IsTruncated"):
-        objects = _objects(bucket, answer)
+    whole = _Prefix(bucket, prefix)
+    objects, more = _list_page(whole)
+    if not more:  # most archives: one request
         if objects:
             yield objects
         return
-    yield from pages_ahead([_Prefix(bucket, prefix)], _list_page)
+    answer = _look(whole)
+    while len(_folders(answer)) == 1 and not answer.get("Contents"):
+        whole = _Prefix(bucket, _folders(answer)[0])
+        answer = _look(whole)
+    folders = [_Prefix(bucket, folder) for folder in _folders(answer)]
+    if answer.get("IsTruncated") or not 2 <= len(folders) <= _MAX_FOLDERS:
+        yield objects
+        yield from pages_ahead(more, _list_page)
+        return
+    beside = _objects(bucket, answer)
+    if beside:
+        yield beside
+    yield from pages_ahead(folders, _list_page)
+
+
+def _look(place: _Prefix) -> Any:
+    return _request_page(place, Delimiter="/")
+
+
+def _folders(answer: Any) -> list[str]:
+    return [found["Prefix"] for found in answer.get("CommonPrefixes", [])]
 
 
 def _list_page(place: _Prefix) -> tuple[list[StoredObject], list[_Prefix]]:
