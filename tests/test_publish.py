@@ -18,7 +18,7 @@ from vidbatch import publish, schema
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.publish import Layout
-from vidbatch.tables import Table
+from vidbatch.results import Table
 
 LAYOUT = Layout(4, "none")
 

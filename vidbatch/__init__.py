@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidbatch.pipeline import LabelResult
+    from vidbatch.results import LabelTables
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "label", "tables"]
@@ -32,14 +33,6 @@ def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **set
 
 def tables(output: str | os.PathLike[str]) -> LabelTables:
     """Open the published tables of an output: `.videos` and `.frames`, each as Arrow, pandas, Polars or DuckDB."""
+    from vidbatch.results import LabelTables
+
     return LabelTables(os.fspath(output))
-
-
-class LabelTables:
-    """The tables of one output."""
-
-    def __init__(self, output: str) -> None:
-        from vidbatch.tables import Table
-
-        self.videos = Table(output, "videos")
-        self.frames = Table(output, "frames")

@@ -26,8 +26,8 @@ from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, TooManyFailures, VidbatchError
 from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
+from vidbatch.results import Table
 from vidbatch.sink import Sink, stage_to
-from vidbatch.tables import Table
 
 ROWS_PER_MODEL_CALL: Final = 4
 """Chunks (of at most 64 frames) the model gets at once: enough to fill batches from short clips, little to hold."""

@@ -52,3 +52,11 @@ class Table:
         import duckdb
 
         return duckdb.from_arrow(self.to_arrow())
+
+
+class LabelTables:
+    """The two tables of one output."""
+
+    def __init__(self, output: str) -> None:
+        self.videos = Table(output, "videos")
+        self.frames = Table(output, "frames")
