@@ -27,6 +27,7 @@ MIN_SAME_LABEL = 0.95
 """Share of frames that must get the same label, or the reference's within SCORE_TOLERANCE of the best."""
 
 Settings = dict[str, Any]
+HALVES = {"read_cpus": 0.5, "model_cpus": 0.5, "write_cpus": 0.1}
 TRIED: dict[str, list[Settings]] = {
     "vidbatch": [
         {},
@@ -36,13 +37,13 @@ TRIED: dict[str, list[Settings]] = {
     "two_process": [{"mode": "shared"}, {"mode": "split"}],
     "ray_data": [
         {},
-        {"read_cpus": 0.5, "model_cpus": 0.5},
-        {"read_cpus": 0.5, "model_cpus": 0.5, "num_blocks": "one_per_file"},
-        {"read_cpus": 0.5, "model_cpus": 0.5, "num_blocks": "one_per_file", "read_concurrency": 2},
-        {"read_cpus": 0.5, "model_cpus": 0.5, "num_blocks": "one_per_file", "decode_threads": 0},
-        {"read_cpus": 0.5, "model_cpus": 0.5, "model_actors": 2, "num_blocks": "one_per_file"},
-        {"read_cpus": 0.5, "model_cpus": 0.5, "num_blocks": "one_per_file", "batch_size": 128},
-        {"read_cpus": 0.5, "model_cpus": 0.5, "num_blocks": "one_per_file", "model_threads": 2},
+        {**HALVES},
+        {**HALVES, "num_blocks": "one_per_file"},
+        {**HALVES, "num_blocks": "one_per_file", "read_concurrency": 2},
+        {**HALVES, "num_blocks": "one_per_file", "read_cpus": 0.8},
+        {**HALVES, "num_blocks": "one_per_file", "model_threads": 2},
+        {**HALVES, "num_blocks": "one_per_file", "model_actors": 2},
+        {**HALVES, "num_blocks": "one_per_file", "batch_size": 128},
     ],
 }
 

@@ -27,11 +27,11 @@ class Classify:
     def __init__(self, model: str, num_threads: int) -> None:
         import torch
 
-        from vidbatch import models
+        from vidbatch import models, networks
 
         torch.set_num_threads(num_threads)
         spec, weights = models.load_spec(models.find_model(model))
-        self._network = models.build(spec, weights, "cpu")
+        self._network = networks.build(spec, weights, "cpu")
         self._labels = np.array(spec.labels, dtype=object)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
@@ -51,8 +51,8 @@ class Classify:
             "pts_seconds": np.asarray(batch["frame_timestamp"])[:, 0],
             "label": labels[:, 0],
             "score": scores[:, 0].numpy(),
-            "top_k_labels": list(labels),
-            "top_k_scores": list(scores.numpy()),
+            "top_k_labels": [row.tolist() for row in labels],
+            "top_k_scores": [row.tolist() for row in scores],
         }
 
 
@@ -67,11 +67,11 @@ def main() -> None:
         "read_cpus": 1.0,
         "read_concurrency": None,
         "num_blocks": None,
-        "decode_threads": 1,
         "model_actors": 1,
         "model_cpus": 1.0,
         "model_threads": 1,
         "batch_size": 32,
+        "write_cpus": 1.0,
         **json.loads(options.settings),
     }
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -85,7 +85,6 @@ def main() -> None:
         resize=RESIZE,
         include_paths=True,
         include_timestamps=True,
-        decord_load_args={"num_threads": settings["decode_threads"]},
         num_cpus=settings["read_cpus"],
         concurrency=settings["read_concurrency"],
         override_num_blocks=len(paths) if blocks == "one_per_file" else blocks,
@@ -97,7 +96,7 @@ def main() -> None:
         compute=ActorPoolStrategy(size=settings["model_actors"]),
         num_cpus=settings["model_cpus"],
     )
-    labelled.write_parquet(str(options.output / "frames"))
+    labelled.write_parquet(str(options.output / "frames"), ray_remote_args={"num_cpus": settings["write_cpus"]})
     health = ray_health.report()
     ray.shutdown()
     print(json.dumps({"videos": len(paths), "settings": settings, **health}))

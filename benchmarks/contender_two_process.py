@@ -68,11 +68,11 @@ class Model:
     def __init__(self, name: str, num_threads: int) -> None:
         import torch
 
-        from vidbatch import models
+        from vidbatch import models, networks
 
         torch.set_num_threads(num_threads)
         spec, weights = models.load_spec(models.find_model(name))
-        self._network = models.build(spec, weights, "cpu")
+        self._network = networks.build(spec, weights, "cpu")
         self._labels = spec.labels
 
     def rows(self, sample: Sample) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -102,23 +102,29 @@ def _best(top: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _do_all(todo: Any, results: Any, model: str) -> None:
-    network = Model(model, 1)
-    for path in iter(todo.get, None):
-        results.put(network.rows(decode(path)))
-    results.put(None)
+    try:
+        network = Model(model, 1)
+        for path in iter(todo.get, None):
+            results.put(network.rows(decode(path)))
+    finally:
+        results.put(None)  # also when it breaks: the exit code then says so
 
 
 def _decode_only(todo: Any, samples: Any) -> None:
-    for path in iter(todo.get, None):
-        samples.put(decode(path))
-    samples.put(None)
+    try:
+        for path in iter(todo.get, None):
+            samples.put(decode(path))
+    finally:
+        samples.put(None)
 
 
 def _model_only(samples: Any, results: Any, model: str) -> None:
-    network = Model(model, 1)
-    for sample in iter(samples.get, None):
-        results.put(network.rows(sample))
-    results.put(None)
+    try:
+        network = Model(model, 1)
+        for sample in iter(samples.get, None):
+            results.put(network.rows(sample))
+    finally:
+        results.put(None)
 
 
 def _start(mode: str, paths: list[str], model: str) -> Iterator[Any]:

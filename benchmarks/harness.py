@@ -116,7 +116,7 @@ def run(
     *,
     watch: Watch | None = None,
     env: Mapping[str, str] | None = None,
-    timeout_seconds: float = 3600.0,
+    timeout_seconds: float = 1800.0,
     sample_seconds: float = SAMPLE_SECONDS,
 ) -> Usage:
     """Run a command to its end and to the end of everything it started; raises InvalidRun if it fails.
