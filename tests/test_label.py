@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clips import LazyClips
-from servers import MotoServer, SeaweedServer
+from servers import HttpServer, MotoServer, SeaweedServer
 
 import vidbatch
 from vidbatch import schema
@@ -284,6 +284,65 @@ def test_limit_bounds_the_work_of_one_run_and_the_next_goes_on(
         vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, limit=2).record.videos for _ in range(4)
     ]
     assert done == [2, 2, 1, 0]
+
+
+def test_bad_videos_become_rows_with_their_reason_and_harm_nobody(
+    tmp_path: Path, stamped: dict[int, Path], stamp_model: str
+) -> None:
+    """Good ones between bad ones, over http, where a manifest also names what is missing and what is forbidden."""
+    good, served = stamped[5].read_bytes(), tmp_path / "served"
+    served.mkdir()
+    half = len(good) // 2
+    bad = {
+        "empty": b"",
+        "not_a_video": b"<html>404 Not Found</html>" * 100,
+        "truncated": good[:half],
+        "corrupt": good[:half] + bytes(half // 8) + good[half + half // 8 :],
+        "unsupported": good.replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC"),
+    }
+    for kind, content in bad.items():
+        (served / f"{kind}.mp4").write_bytes(content)
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=d=1", served / "audio_only.mp4"], check=True)
+    (served / "forbidden.mp4").write_bytes(good)
+    for number in (4, 5):
+        shutil.copy(stamped[number], served)
+
+    def gate(environ: dict[str, Any], start_response: Any) -> list[bytes] | None:
+        if "forbidden" not in environ["PATH_INFO"]:
+            return None
+        start_response("403 Forbidden", [("Content-Length", "0")])
+        return [b""]
+
+    server = HttpServer(served)
+    server.gate = gate
+    names = [path.name for path in served.iterdir()] + ["missing.mp4"]
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("url\n" + "".join(f"{server.url}/{name}?signature=secret\n" for name in names))
+    try:
+        result = vidbatch.label(
+            manifest, output=tmp_path / "out", model=stamp_model, sampling="all", max_failed_share=0.9
+        )
+        again = vidbatch.label(
+            manifest, output=tmp_path / "out", model=stamp_model, sampling="all", max_failed_share=0.9
+        )
+    finally:
+        server.stop()
+    videos = {v["url"].rsplit("/", 1)[1]: v for v in comparable(result)[0]}
+    assert len(videos) == len(names)
+    for kind in (*bad, "audio_only", "missing"):
+        assert videos[f"{kind}.mp4"]["error_kind"] == kind
+        assert videos[f"{kind}.mp4"]["error_message"]
+    assert videos["forbidden.mp4"]["error_kind"] == "permission"
+    for name, video in videos.items():
+        kept = [f for f in comparable(result)[1] if f["video_id"] == video["video_id"]]
+        assert len(kept) == video["num_frames_sampled"]
+        assert video["status"] == ("ok" if video["error_kind"] is None else "partial" if kept else "failed")
+        expected = f"video_{number_of(video)}" if name.startswith("video-") else "video_5"
+        assert video["label"] == (expected if kept else None)
+    assert videos["corrupt.mp4"]["status"] == "partial"
+    assert result.is_acceptable
+    assert again.record.videos == 2  # a rerun tries the missing and the forbidden one again, the broken ones not
+    assert "secret" not in json.dumps([comparable(result), result.record.message], default=str)
 
 
 @pytest.mark.parametrize(

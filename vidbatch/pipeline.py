@@ -242,6 +242,7 @@ def _predictions(
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    source.bound_reading_ahead(context)
     _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages)
     try:

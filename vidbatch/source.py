@@ -28,7 +28,7 @@ from vidbatch.storage import StoredObject
 Planner: TypeAlias = Callable[[Clip], list[Clip]]
 """One whole video in, its clips out: one for a short video, several for a long one."""
 
-LONG_VIDEO_BYTES: Final = 16 * 2**20
+LONG_VIDEO_BYTES: Final = LabelConfig.model_fields["long_video_mb"].default * 2**20
 """Larger videos are planned, and their clips travel alone."""
 
 PACK_BYTES: Final = 32 * 2**20
@@ -233,7 +233,9 @@ def _found_row(row: manifests.Row) -> Found:
 # --- packs of work --------------------------------------------------------------------------------------------------
 
 
-def iter_packs(clips: Iterable[Clip], planner: Planner) -> Iterator[list[Clip]]:
+def iter_packs(
+    clips: Iterable[Clip], planner: Planner, *, long_video_bytes: int = LONG_VIDEO_BYTES
+) -> Iterator[list[Clip]]:
     """Packs for one decode call each: single videos first, then small ones together, clips of long ones alone."""
     pack: list[Clip] = []
     pack_bytes = num_packs = 0
@@ -241,7 +243,7 @@ def iter_packs(clips: Iterable[Clip], planner: Planner) -> Iterator[list[Clip]]:
         size_bytes = _UNKNOWN_BYTES if clip["size_bytes"] is None else clip["size_bytes"]
         if clip["error_kind"] is not None:
             size_bytes = 0
-        if size_bytes > LONG_VIDEO_BYTES:
+        if size_bytes > long_video_bytes:
             for piece in planner(clip):
                 num_packs += 1
                 yield [piece]
@@ -264,14 +266,15 @@ def read_work(
     config: LabelConfig, done: DoneVideos, planner: Planner, *, part: int, num_parts: int
 ) -> Iterator[pa.Table]:
     """Tables of schema.WORK, one row (one pack) each, for one of `num_parts` disjoint parts of the archive."""
-    for pack in iter_packs(_pending(config, done, part=part, num_parts=num_parts), planner):
+    pending = _pending(config, done, part=part, num_parts=num_parts)
+    for pack in iter_packs(pending, planner, long_video_bytes=config.long_video_mb * 2**20):
         yield pa.Table.from_pylist([{"clips": pack}], schema=WORK)
 
 
 def archive_datasource(config: LabelConfig, done: DoneVideos, *, planner: Planner, num_read_tasks: int = 1) -> Any:
     """A ray.data.Datasource of schema.WORK, one pack a row, listed lazily while the rows are consumed.
 
-    Args: `planner` cuts a video of more than LONG_VIDEO_BYTES into clips, inside the read task. `num_read_tasks` list
+    Args: `planner` cuts a video of more than `config.long_video_mb` into clips, inside the read task. `num_read_tasks` list
     in parallel, each a disjoint part of the archive; with `config.limit` there is one. Ray must be running: what is
     done goes to the workers through its object store. Rows stay apart only under a
     `DataContext.target_max_block_size` of 1; Ray would gather thousands of them into one block otherwise.
