@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS := .cache/demo-clips
 OUTPUT := demo-output
-BENCHMARKS ?= chain
+BENCHMARKS ?= chain listing decode_memory s3_gets scaling
 
 .PHONY: help demo test test-long lint format bench lock wheel job clean
 
@@ -42,9 +42,9 @@ format: $(INSTALLED)  ## let ruff format and fix what it can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(INSTALLED)  ## verify, then time; results in benchmarks/results (BENCHMARKS="chain" for some)
+bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS="chain" for some)
 	@scripts/install.sh debian
-	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+	for name in $(BENCHMARKS) report; do $(BIN)/python benchmarks/$$name.py; done
 
 lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/python scripts/lock.py

@@ -36,7 +36,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     {
         "models": ("models", "model_names", "networks", "bundles", "stamp"),
         "metrics": ("metrics",),
-        "tables": ("tables",),
+        "results": ("results",),
     },
     {
         "source": ("source", "shards", "manifests"),

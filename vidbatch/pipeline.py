@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -276,10 +278,13 @@ def _ray() -> Iterator[None]:
         options = {"include_dashboard": False}
         # Ray's C++ side would print, in a user's terminal, that actors are restarted by arguments the driver holds.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, runtime_env=bring, log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"RAY_ADDRESS: {address!r} cannot be reached as a Ray cluster: {error}") from None
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # ray.init put its own there: a stopped job would count as crashed
     try:
         yield
     finally:
