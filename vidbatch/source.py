@@ -275,8 +275,8 @@ def archive_datasource(config: LabelConfig, done: DoneVideos, *, planner: Planne
     """A ray.data.Datasource of schema.WORK, one pack a row, listed lazily while the rows are consumed.
 
     Args: `planner` cuts a video of more than `config.long_video_mb` into clips, inside the read task.
-    `num_read_tasks` list in parallel, each a disjoint part of the archive; with `config.limit` there is one. Ray must be running: what is
-    done goes to the workers through its object store. Rows stay apart only under a
+    `num_read_tasks` list in parallel, each a disjoint part of the archive; with `config.limit` there is one. Ray must
+    be running: what is done goes to the workers through its object store. Rows stay apart only under a
     `DataContext.target_max_block_size` of 1; Ray would gather thousands of them into one block otherwise.
     """
     import ray
