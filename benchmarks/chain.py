@@ -21,10 +21,10 @@ from harness import InvalidRun, Usage
 
 MODEL = "efficientnet-lite0"
 PTS_TOLERANCE_SECONDS = 0.002
-SCORE_TOLERANCE = 0.1
-"""Decoders resize with other filters: the same frame scores a little differently."""
+CONFIDENT_SCORE = 0.3
 MIN_SAME_LABEL = 0.95
-"""Share of frames that must get the same label, or the reference's within SCORE_TOLERANCE of the best."""
+"""Programs resize with other filters, so that frames of which the model knows little may get another label. Of the
+frames where the reference scores at least CONFIDENT_SCORE, this share must get the same one."""
 
 Settings = dict[str, Any]
 HALVES = {"read_cpus": 0.5, "model_cpus": 0.5, "write_cpus": 0.1}
@@ -93,7 +93,7 @@ def compare(reference: Mapping[str, list[Frame]], other: Mapping[str, list[Frame
     """How alike two results are; InvalidRun when they are not results of the same work."""
     if reference.keys() != other.keys():
         raise InvalidRun(f"other videos: {sorted(reference.keys() ^ other.keys())[:5]}")
-    same, total, largest = 0, 0, 0.0
+    is_same: list[tuple[bool, bool]] = []  # is the reference confident, is the label the same
     for name, frames in reference.items():
         theirs = other[name]
         if len(frames) != len(theirs):
@@ -101,14 +101,17 @@ def compare(reference: Mapping[str, list[Frame]], other: Mapping[str, list[Frame
         for a, b in zip(frames, theirs, strict=True):
             if abs(a.pts_seconds - b.pts_seconds) > PTS_TOLERANCE_SECONDS:
                 raise InvalidRun(f"{name}: frames at {a.pts_seconds} s and {b.pts_seconds} s")
-            label = next(iter(a.scores))
-            difference = abs(a.scores[label] - b.scores.get(label, 0.0))
-            same += label == next(iter(b.scores)) or difference <= SCORE_TOLERANCE
-            largest = max(largest, difference)
-            total += 1
-    if same < MIN_SAME_LABEL * total:
-        raise InvalidRun(f"only {same} of {total} frames have the same label")
-    return {"frames": total, "same_label": round(same / total, 4), "largest_score_difference": round(largest, 4)}
+            label, score = next(iter(a.scores.items()))
+            is_same.append((score >= CONFIDENT_SCORE, label == next(iter(b.scores))))
+    confident = [same for is_confident, same in is_same if is_confident]
+    if not confident or sum(confident) < MIN_SAME_LABEL * len(confident):
+        raise InvalidRun(f"only {sum(confident)} of {len(confident)} confident frames have the same label")
+    return {
+        "frames": len(is_same),
+        "same_label": round(sum(same for _, same in is_same) / len(is_same), 4),
+        "confident_frames": len(confident),
+        "confident_same_label": round(sum(confident) / len(confident), 4),
+    }
 
 
 def tune(archive: Path, tried: Mapping[str, list[Settings]]) -> dict[str, Any]:

@@ -93,14 +93,14 @@ def test_other_videos_frames_times_or_labels_are_not_the_same_work(load: Any) ->
     chain = load("chain")
     frames = [chain.Frame(float(n), {"cat": 0.7, "dog": 0.2}) for n in range(10)]
     same = chain.compare({"a": frames}, {"a": frames})
-    assert same == {"frames": 10, "same_label": 1.0, "largest_score_difference": 0.0}
+    assert same == {"frames": 10, "same_label": 1.0, "confident_frames": 10, "confident_same_label": 1.0}
     other = chain.Frame(3.0, {"dog": 0.7, "cat": 0.2})
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "other videos"),
         ({"a": frames, "b": frames}, "other videos"),
         ({"a": frames[:9]}, "10 and 9 frames"),
         ({"a": [*frames[:3], chain.Frame(3.04, {"cat": 0.7}), *frames[4:]]}, "frames at 3.0 s and 3.04 s"),
-        ({"a": [*frames[:3], other, *frames[4:]]}, "only 9 of 10 frames"),
+        ({"a": [*frames[:3], other, *frames[4:]]}, "only 9 of 10 confident frames"),
     ]
     for found, complaint in wrong:
         with pytest.raises(chain.InvalidRun, match=complaint):
