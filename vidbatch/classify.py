@@ -6,6 +6,7 @@ frames beside it. Layout: frames_nhwc is uint8 RGB, as decode gives it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +48,9 @@ class Classifier:
 
         Args: `num_threads` is for torch's own threads in this process (CPU); None leaves torch's default.
         """
+        # OpenMP's threads wait for each other by spinning, on cores that decoders need: beside two busy processes on two
+        # cores, two threads take 944 ms a frame so, and 31 ms when they sleep. OpenMP reads this when torch loads it.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import torch
 
         from vidbatch.networks import build
