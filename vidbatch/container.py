@@ -39,10 +39,13 @@ _DAMAGE_CHECKS: Final[dict[str, str]] = {
     # the frame (`is_corrupt`), and failing would reject streams that merely bend the rules.
     "hevc": "crccheck+explode",
     "mjpeg": "crccheck+explode",
+    "mpeg1video": "crccheck+explode",
+    "mpeg2video": "crccheck+explode",
 }
 _PROBE_BYTES: Final = 1 << 18
 _SMALLEST_VIDEO_BYTES: Final = 2048
-"""What begins like a container, cannot be opened and is smaller, is the beginning of something."""
+_SMALLEST_STREAM_BYTES: Final = 256
+"""What begins like a container, cannot be opened or holds no video, and is smaller, is the beginning of something."""
 _INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
 _WITHOUT_DURATION: Final = frozenset({"mpegts", "mpeg"})
 """Where FFmpeg takes the last time less the first, which is nonsense in joined recordings."""
@@ -171,14 +174,6 @@ class Video:
         return self.demuxer in _INDEXED
 
     @property
-    def reports_damage(self) -> bool:
-        """Whether the decoder itself notices that data are missing.
-
-        Then a transport stream's word is not needed, which also calls damaged what was only joined.
-        """
-        return self.context.codec.canonical_name in ("h264", "mpeg1video", "mpeg2video")
-
-    @property
     def frame_ticks(self) -> int:
         """How long a frame lasts by the average rate, at least one tick; what is used where nothing else is known."""
         rate = self.stream.average_rate or self.stream.guessed_rate
@@ -233,19 +228,20 @@ class Video:
             kind = "truncated"
         raise VideoError(kind, redact(text))
 
-    def check_end(self, num_packets: int | None) -> None:
-        """After the last packet: raise `truncated` if the container promised more than came.
+    def problem_at_end(self, num_packets: int | None) -> VideoError | None:
+        """After the last packet: the error to report if the container promised more than came.
 
         Args: `num_packets` read from the very start on, None when reading began elsewhere.
         """
         errors = self._log.new_errors_of(self.demuxer)
         promised = len(self.stream.index_entries) if "mov" in self.demuxer else 0
         if self.is_complete is False:
-            raise VideoError("truncated", redact(self._missing_bytes()))
+            return VideoError("truncated", self._missing_bytes())
         if any("prematurely" in line or "partial file" in line for line in errors):
-            raise VideoError("truncated", redact(f"{self.demuxer}: {errors[-1]}"))
+            return VideoError("truncated", redact(f"{self.demuxer}: {errors[-1]}"))
         if num_packets is not None and num_packets < promised:
-            raise VideoError("truncated", f"{promised} frames in the index, data of {num_packets}")
+            return VideoError("truncated", f"{promised} frames in the index, data of {num_packets}")
+        return None
 
     @property
     def is_complete(self) -> bool | None:
@@ -310,14 +306,13 @@ class Video:
         return best
 
     def _explain_no_stream(self, video: list[VideoStream]) -> NoReturn:
-        self._container.close()
         if video:
             raise VideoError("unsupported", f"no decoder for {_codec_of(video[0])}")
+        kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "no streams"
+        if self._source.size_bytes < _SMALLEST_STREAM_BYTES and sniff.is_container(self._start):
+            raise VideoError("truncated", f"{self.demuxer}: {kinds} in {self._source.size_bytes} bytes")
         if any(s.type == "audio" for s in self._container.streams):
             raise VideoError("audio_only", "sound but no pictures")
-        kinds = ", ".join(sorted({s.type for s in self._container.streams})) or "no streams"
-        if not self._container.streams and self._source.size_bytes < _SMALLEST_VIDEO_BYTES:
-            raise VideoError("truncated", f"{self.demuxer}: {kinds} in {self._source.size_bytes} bytes")
         raise VideoError("no_video_stream", f"{self.demuxer}: {kinds}")
 
     def _read_header(self) -> dict[str, Any]:

@@ -124,7 +124,8 @@ class ClipSample:
             problem = error
         finally:
             frames.close()
-        if selector is not None and self._is_inside(last) and selector.finish(self._last_end(stopped, problem)):
+        wanted = last is not None and selector is not None and selector.finish(self._last_end(last, stopped, problem))
+        if wanted and self._is_inside(last):
             yield last
         if problem is not None:
             raise problem
@@ -132,13 +133,13 @@ class ClipSample:
     def _is_inside(self, shown: Shown | None) -> bool:
         return shown is not None and (self._start is None or shown.tick >= self._start)
 
-    def _last_end(self, stopped: bool, problem: VideoError | None) -> int | None:
+    def _last_end(self, last: Shown, stopped: bool, problem: VideoError | None) -> int | None:
         """Until when the last frame is shown; explicit times behind a whole video's end mean its last frame."""
         if stopped:
             return self._end
         if self._sampling.kind == "times" and self._end is None and problem is None:
             return None
-        return self.reader.clock.end
+        return last.end
 
     def _frames(self) -> Generator[Shown | None, None, None]:
         """The decoded frames that may matter, with a None each time that enough of the video has passed."""

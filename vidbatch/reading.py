@@ -6,7 +6,8 @@ before are given, none after.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -15,6 +16,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from vidbatch.clock import Clock
 from vidbatch.container import Log, Video
 from vidbatch.errors import VideoError
 
@@ -26,19 +28,18 @@ Where a seek bisects the file by decoding times, it ends just behind the keyfram
 """
 _BISECTED: Final = frozenset({"mpegts", "mpeg"})
 
-_JUMP_BACK_SECONDS: Final = 10
-_JUMP_AHEAD_SECONDS: Final = 12 * 3600
-"""Times that fall back by more are a new start of the clock (a joined recording), by less a disorder. FFmpeg takes
-some falls in transport streams for the clock's overflow and adds a day: no frame is shown for so long."""
+_SKIPPED: Final = {"matroska,webm": "", "flv": "Packet mismatch"}
+"""Demuxers that skip damage to where they find their feet again, and what of their errors says that they did."""
 
-_RESYNCHRONISING: Final = "matroska,webm"
-"""The demuxer that skips damage to the next cluster and only logs it."""
+_RESTART_SECONDS: Final = 10
+_ORDERS_KEPT: Final = 256
 
 
 class Shown(NamedTuple):
-    """A decoded frame and the tick of the stream's time base from which it is shown."""
+    """A decoded frame, shown from one tick of the stream's time base to another by its own duration."""
 
     tick: int
+    end: int
     frame: VideoFrame
 
 
@@ -49,56 +50,6 @@ class FirstFrame(NamedTuple):
     decoding_delay: int
 
 
-class Clock:
-    """Gives each frame its tick, never one before the last.
-
-    A frame's own time counts, or that of decoding order where own times are missing or worse (FFmpeg's best effort
-    rule, as ffprobe reports it). Frames without any follow one frame duration after the last. Where the clock starts
-    anew, time goes on from the last frame, so that a joined recording has one timeline.
-    """
-
-    def __init__(self, video: Video) -> None:
-        self._frame_ticks = video.frame_ticks
-        self._jump_back = round(_JUMP_BACK_SECONDS / video.time_base)
-        self._jump_ahead = round(_JUMP_AHEAD_SECONDS / video.time_base)
-        self._last: int | None = None
-        self._offset = 0
-        self._last_pts = self._last_dts = -(2**63)
-        self._num_bad_pts = self._num_bad_dts = 0
-        self.end = 0
-        """When the last frame's own duration is over."""
-
-    def tick(self, frame: VideoFrame) -> int:
-        """The tick from which the next frame in presentation order is shown."""
-        own = self._best_effort(frame.pts, frame.dts)
-        if self._last is None:
-            tick = 0 if own is None else own
-        elif own is None:
-            tick = self.end
-        else:
-            if not -self._jump_back <= own + self._offset - self._last <= self._jump_ahead:
-                self._offset = self.end - own
-            tick = max(self._last, own + self._offset)
-        self._last = tick
-        self.end = tick + (frame.duration or self._frame_ticks)
-        return tick
-
-    def _best_effort(self, pts: int | None, dts: int | None) -> int | None:
-        if dts is not None:
-            self._num_bad_dts += dts <= self._last_dts
-            self._last_dts = dts
-        elif pts is not None:
-            self._last_dts = pts
-        if pts is not None:
-            self._num_bad_pts += pts <= self._last_pts
-            self._last_pts = pts
-        elif dts is not None:
-            self._last_pts = dts
-        if pts is not None and (self._num_bad_pts <= self._num_bad_dts or dts is None):
-            return pts
-        return dts
-
-
 class FrameReader:
     """Decodes a video's frames; counts them in `num_frames_decoded`."""
 
@@ -106,17 +57,16 @@ class FrameReader:
         self._video = video
         self._log = log
         self.num_frames_decoded = 0
-        self.clock = Clock(video)
-        self._first_dts: int | None = None
 
     def from_beginning(self) -> Iterator[Shown]:
         """All frames. Raises VideoError behind the last good one where there is damage."""
-        return self._read(from_tick=None)
+        return self._pass(None).frames()
 
     def first(self) -> FirstFrame | None:
         """About the video's first frame, None if there is none; the video is left behind it."""
-        for shown in self.from_beginning():
-            return FirstFrame(shown.tick, 0 if self._first_dts is None else max(0, shown.tick - self._first_dts))
+        whole = self._pass(None)
+        for shown in whole.frames():
+            return FirstFrame(shown.tick, 0 if whole.first_dts is None else max(0, shown.tick - whole.first_dts))
         return None
 
     def from_tick(self, tick: int) -> Iterator[Shown]:
@@ -130,7 +80,7 @@ class FrameReader:
         for seconds in steps:
             if not self._video.seek(tick - round(seconds / self._video.time_base)):
                 break
-            frames = self._read(from_tick=tick)
+            frames = self._pass(tick).frames()
             try:
                 first = next(frames, None)
             except VideoError:
@@ -142,80 +92,184 @@ class FrameReader:
         self._video.reopen()
         yield from self.from_beginning()
 
-    def _read(self, *, from_tick: int | None) -> Iterator[Shown]:
-        self.clock = Clock(self._video)
-        packets = self._video.packets()
-        have_keyframe = False
-        trouble: BaseException | None = None
-        num_shown = 0
-        for packet in packets:
-            if from_tick is None and self._video.num_packets == 1:
-                self._first_dts = packet.dts
-            if from_tick is not None and not have_keyframe and not packet.is_keyframe:
+    def _pass(self, from_tick: int | None) -> _Pass:
+        return _Pass(self, self._video, self._log, from_tick)
+
+
+class _Pass:
+    """One run over the packets from where the video stands; from a keyframe on if that is not the beginning.
+
+    Damage to frames before `from_tick` does not count: what was seeked over can lack what it refers to.
+    """
+
+    def __init__(self, reader: FrameReader, video: Video, log: Log, from_tick: int | None) -> None:
+        self._reader = reader
+        self._video = video
+        self._log = log
+        self._from_tick = from_tick
+        self._packets = _Lookahead(video.packets())
+        self._clock = Clock(video.time_base, video.frame_ticks)
+        self._held = _HeldBack()
+        self._have_keyframe = False
+        self._trouble: BaseException | None = None
+        self._num_frames = 0
+        self.first_dts: int | None = None
+
+    def frames(self) -> Iterator[Shown]:
+        """The frames in presentation order, with a VideoError behind the last good one if there is damage."""
+        self._log.new_errors_of(self._video.demuxer)  # of opening: FFmpeg may have looked far ahead
+        for number, packet in enumerate(self._packets):
+            if number == 0:
+                self.first_dts = packet.dts
+            if self._from_tick is not None and not self._have_keyframe and not packet.is_keyframe:
                 continue
-            damage = self._damage_in_container(packet)
-            frames: list[VideoFrame] = []
-            if damage is None:
-                try:
-                    frames = self._video.context.decode(packet)
-                except (av.FFmpegError, ValueError) as error:
-                    damage = error
-            if damage is not None and not have_keyframe and not packet.is_keyframe:
-                trouble = trouble or damage  # a recording that begins between keyframes cannot be decoded there
+            frames, damage = self._decode(packet)
+            if damage is not None and not self._have_keyframe and not packet.is_keyframe:
+                self._trouble = self._trouble or damage  # recordings begin anywhere: not decodable up to a keyframe
                 continue
-            have_keyframe = have_keyframe or packet.is_keyframe
-            for frame in frames:
-                tick = self._tick(frame)
-                if not frame.is_corrupt:
-                    num_shown += 1
-                    yield Shown(tick, frame)
-                elif from_tick is None or tick >= from_tick:
-                    self._video.fail(None, at_end=_are_last(packets))
+            self._have_keyframe = self._have_keyframe or packet.is_keyframe
+            if (yield from self._accept(frames, depth=self._video.context.reorder_depth)):
+                self._video.fail(None, at_end=self._packets.are_last())
             if damage is not None:
-                yield from self._undamaged(before=packet.pts)
-                self._video.fail(damage, at_end=_are_last(packets))
-        yield from self._last_frames(num_shown, trouble, from_tick)
+                yield from self._drain(contiguous=True, before=packet.pts)
+                self._video.fail(damage, at_end=self._packets.are_last())
+        yield from self._end()
+
+    def _decode(self, packet: Packet[VideoStream]) -> tuple[list[VideoFrame], BaseException | None]:
+        damage = self._damage_in_container(packet)
+        if damage is not None:
+            return [], damage
+        self._held.sent(packet.pts)
+        try:
+            return self._video.context.decode(packet), None
+        except (av.FFmpegError, ValueError) as error:
+            return [], error
 
     def _damage_in_container(self, packet: Packet[VideoStream]) -> BaseException | None:
-        errors = self._log.new_errors_of(self._video.demuxer)
-        if errors and self._video.demuxer == _RESYNCHRONISING:
-            return VideoError("corrupt", f"{self._video.demuxer}: {errors[-1]}")
-        if packet.is_corrupt and not (self._video.demuxer == "mpegts" and self._video.reports_damage):
-            return VideoError("corrupt", f"{self._video.demuxer}: incomplete or damaged packet")
+        name = self._video.demuxer
+        # Where the next packet is only found by searching, this one is likely to hold the beginning of the damage.
+        following = self._packets.peek(2)
+        if following and name in _SKIPPED:  # what is said at the very end is for problem_at_end
+            errors = [line for line in self._log.new_errors_of(name) if _SKIPPED[name] in line]
+            if errors:
+                return VideoError("corrupt", f"{name}: {errors[-1]}")
+        if packet.is_corrupt and not (name == "mpegts" and self._is_join(packet, following)):
+            return VideoError("corrupt", f"{name}: incomplete or damaged packet")
         return None
 
-    def _tick(self, frame: VideoFrame) -> int:
-        self.num_frames_decoded += 1
-        return self.clock.tick(frame)
+    def _is_join(self, packet: Packet[VideoStream], following: list[Packet[VideoStream]]) -> bool:
+        """Whether a transport stream's packets are only not numbered on, because another recording begins here.
 
-    def _undamaged(self, *, before: int | None) -> Iterator[Shown]:
-        """What the decoder still holds from before a damaged packet."""
+        Then a keyframe follows, one frame later or at quite another time; what is lost leaves a gap.
+        """
+        for number, later in enumerate(following, 1):
+            if later.is_keyframe and later.dts is not None and packet.dts is not None:
+                gap = (later.dts - packet.dts) / self._video.frame_ticks - number
+                return abs(gap) < 1 or abs(gap * self._video.frame_ticks * self._video.time_base) > _RESTART_SECONDS
+        return False
+
+    def _accept(self, frames: list[VideoFrame], *, depth: int | None) -> Generator[Shown, None, bool]:
+        """Hold back, and give what has been held back for long enough; whether a damaged frame came.
+
+        Without a depth all are held back, up to the first that leaves a gap.
+        """
+        for frame in frames:
+            end_before = self._clock.end
+            tick = self._clock.tick(frame)
+            self._reader.num_frames_decoded += 1
+            if frame.is_corrupt:
+                if self._from_tick is None or tick >= self._from_tick:
+                    yield from self._held.take_decoded_before(frame)
+                    return True
+                continue
+            if depth is None and self._num_frames and tick > end_before + (self._clock.end - tick) // 2:
+                break
+            self._num_frames += 1
+            self._held.add(Shown(tick, self._clock.end, frame))
+            if depth is not None:
+                yield from self._held.take_down_to(depth)
+        return False
+
+    def _drain(self, *, contiguous: bool, before: int | None = None) -> Generator[Shown, None, bool]:
+        """What the decoder and we still hold; before damage only what leaves no gap. Whether a damaged frame came."""
         try:
             frames = self._video.context.decode(None)
         except (av.FFmpegError, ValueError):
-            return
-        for frame in frames:
-            if frame.is_corrupt or (before is not None and frame.pts is not None and frame.pts >= before):
-                return
-            yield Shown(self._tick(frame), frame)
+            frames, contiguous = [], True
+        if contiguous:  # a frame without a time of its own may lie behind the gap
+            frames = [frame for frame in frames if frame.pts is not None and (before is None or frame.pts < before)]
+        if (yield from self._accept(frames, depth=None if contiguous else 0)):
+            return True
+        yield from self._held.take_down_to(0)
+        return False
 
-    def _last_frames(self, num_shown: int, trouble: BaseException | None, from_tick: int | None) -> Iterator[Shown]:
-        try:
-            frames = self._video.context.decode(None)
-        except (av.FFmpegError, ValueError) as error:
-            self._video.fail(error, at_end=True)
-        for frame in frames:
-            if frame.is_corrupt:
-                self._video.fail(None, at_end=True)
-            num_shown += 1
-            yield Shown(self._tick(frame), frame)
-        if not num_shown and trouble is not None:
-            self._video.fail(trouble, at_end=True)
-        self._video.check_end(self._video.num_packets if from_tick is None else None)
-        if not num_shown and from_tick is None:
+    def _end(self) -> Iterator[Shown]:
+        problem = self._video.problem_at_end(self._video.num_packets if self._from_tick is None else None)
+        if (yield from self._drain(contiguous=problem is not None)) and problem is None:
+            self._video.fail(None, at_end=True)
+        if not self._num_frames and self._trouble is not None:
+            self._video.fail(self._trouble, at_end=True)
+        if problem is not None:
+            raise problem
+        if not self._num_frames and self._from_tick is None:
             raise VideoError("no_video_stream", f"{self._video.num_packets} packets, but no picture in them")
 
 
-def _are_last(packets: Iterator[Packet[VideoStream]]) -> bool:
-    """Whether the data end here: demuxers make up to two more packets of the torn one."""
-    return len(list(islice(packets, 3))) < 3
+class _Lookahead:
+    """Packets, and a view of the ones to come."""
+
+    def __init__(self, packets: Iterator[Packet[VideoStream]]) -> None:
+        self._packets = packets
+        self._seen: deque[Packet[VideoStream]] = deque()
+
+    def __iter__(self) -> Iterator[Packet[VideoStream]]:
+        while self.peek(1):
+            yield self._seen.popleft()
+
+    def peek(self, number: int) -> list[Packet[VideoStream]]:
+        self._seen.extend(islice(self._packets, max(0, number - len(self._seen))))
+        return list(self._seen)
+
+    def are_last(self) -> bool:
+        """Whether the data end here: demuxers make up to two more packets of a torn one."""
+        return len(self.peek(3)) < 3
+
+
+class _HeldBack:
+    """Frames kept back while a damaged picture may still come that they were predicted from.
+
+    A damaged picture is flagged when it is shown; by then pictures predicted from it may have been shown already:
+
+        decoded   I0 P3! B1 B2      P3 is damaged, and B1 and B2 with it
+        shown     I0 B1 B2 P3!      but only P3 says so
+    """
+
+    def __init__(self) -> None:
+        self._frames: deque[Shown] = deque()
+        self._order: dict[int, int] = {}
+        self._num_sent = 0
+
+    def sent(self, pts: int | None) -> None:
+        """A packet went to the decoder; its frame will carry the same time."""
+        self._num_sent += 1
+        if pts is not None:
+            self._order[pts] = self._num_sent
+            if len(self._order) > _ORDERS_KEPT:
+                del self._order[next(iter(self._order))]
+
+    def add(self, shown: Shown) -> None:
+        self._frames.append(shown)
+
+    def take_down_to(self, depth: int) -> Iterator[Shown]:
+        while len(self._frames) > depth:
+            yield self._frames.popleft()
+
+    def take_decoded_before(self, damaged: VideoFrame) -> Iterator[Shown]:
+        """The frames up to the first that was decoded after the damaged one, or may have been."""
+        limit = self._order.get(damaged.pts, 0) if damaged.pts is not None else 0
+        while self._frames:
+            pts = self._frames[0].frame.pts
+            if pts is None or self._order.get(pts, limit) >= limit:
+                break
+            yield self._frames.popleft()
+        self._frames.clear()
