@@ -68,7 +68,7 @@ class IsolatedProcess:
         self._channel: _Channel | None = None
         self._lifeline: int | None = None
         self._patience_seconds = 0.0
-        self._starting = True
+        self._begun = False
         self._start()
 
     @property
@@ -88,24 +88,22 @@ class IsolatedProcess:
         assert self._channel is not None
         finished = False
         try:
-            if self._starting:
-                self._patience_seconds = _START_SECONDS
-                self._receive()
-                self._starting = False
-            self._patience_seconds = self._timeout_seconds
+            self._begun = False  # until the child has loaded the function and says so by a first empty record
+            self._patience_seconds = _START_SECONDS
             with suppress(BrokenPipeError):  # a dead child is noticed, and explained, when its answer is awaited
                 self._channel.send(pickle.dumps((function, args)))
             while True:
                 record = json.loads(self._receive())
                 outcome = record.pop("outcome", None)
                 if outcome is not None:
-                    finished = True
+                    finished = outcome["kind"] not in ("memory", "worker")  # after these, begin afresh
                     _raise_outcome(outcome)
                     return
                 payload = self._receive() if record.pop("has_payload") else None
                 if record:
                     yield record, payload
                 else:
+                    self._begun = True
                     self._patience_seconds = self._timeout_seconds
         finally:
             if not finished:
@@ -144,7 +142,6 @@ class IsolatedProcess:
             finally:
                 os.close(life_read)
         self._channel = _Channel(ours)
-        self._starting = True
 
     def _receive(self) -> bytearray:
         """The next message; kills the child and raises ProcessLost when it must not, or cannot, be waited for."""
@@ -171,7 +168,7 @@ class IsolatedProcess:
             raise ProcessLost("memory", f"decoding took {used // 2**20} MiB, {allowed} MiB are allowed")
 
     def _impatience(self) -> ProcessLost:
-        if self._starting:
+        if not self._begun:
             return ProcessLost("worker", f"the decoder process did not start within {_START_SECONDS:g} s")
         return ProcessLost("timeout", f"not finished within {self._timeout_seconds:g} s")
 
@@ -258,7 +255,6 @@ def _main(socket_fd: int, lifeline_fd: int, limit_bytes: int) -> None:
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # if the node runs out of memory, the kernel takes this process first
     channel = _Channel(socket.socket(fileno=socket_fd))
-    channel.send(b"{}")  # ready
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:
             function, args = pickle.loads(channel.receive())  # noqa: S301  # from our own parent
@@ -286,10 +282,16 @@ def _find(function: str) -> Callable[..., Iterator[Item]]:
     return found
 
 
+def _message(record: dict[str, Any], payload: Payload | None) -> bytes:
+    return json.dumps({**record, "has_payload": payload is not None}).encode()
+
+
 def _run(channel: _Channel, function: str, args: tuple[Any, ...]) -> dict[str, str]:
     try:
-        for record, payload in _find(function)(*args):
-            channel.send(json.dumps({**record, "has_payload": payload is not None}).encode())
+        generator = _find(function)
+        channel.send(_message({}, None))
+        for record, payload in generator(*args):
+            channel.send(_message(record, payload))
             if payload is not None:
                 channel.send(payload)
     except VideoError as error:
