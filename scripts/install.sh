@@ -35,7 +35,7 @@ install_python() {
         "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "python3-venv"
         "$python" -m venv --clear .venv || fail "'$python -m venv' failed; its message is above."
     fi
-    echo "make: installing the packages of requirements.lock into .venv (once; some 5 GB, minutes)" >&2
+    echo "make: installing the packages of requirements.lock into .venv (once; some 7 GB, minutes)" >&2
     .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input -r requirements.lock ||
         fail "pip could not install requirements.lock (its message is above); it needs a Python package index once."
     # setuptools is in the lock, so the build needs no index of its own
