@@ -42,7 +42,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
         "source": ("source", "shards", "manifests"),
         "decode": (
             *("decode", "decode_types", "isolation", "planning", "frames"),
-            *("container", "sniff", "measure", "reading", "pictures"),
+            *("container", "sniff", "measure", "reading", "clock", "pictures"),
         ),
         "classify": ("classify",),
         "sink": ("sink", "publish"),

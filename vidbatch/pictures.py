@@ -53,6 +53,7 @@ class PictureMaker:
 
     def __init__(self, target: TargetSize | None) -> None:
         self._target = target
+        self._orientations: dict[int, Orientation] = {}
         self._shape: _Shape | None = None
         self._graph: Graph | None = None
         self._entry: FilterContext | None = None
@@ -63,7 +64,7 @@ class PictureMaker:
         if self._target is None:
             aspect = _sane(pixel_aspect)
             width, height = max(1, round(frame.width * aspect)), frame.height
-            if orientation_of(frame).transpose:
+            if self._orientation(frame).transpose:
                 width, height = height, width
             self._target = TargetSize(height, width, 1.0, "bicubic")
         return self._target.height, self._target.width
@@ -71,7 +72,7 @@ class PictureMaker:
     def make(self, frame: VideoFrame, pixel_aspect: Fraction | None, out: Pixels) -> None:
         """Write the picture of `frame` into `out`, uint8 of shape (height, width, 3)."""
         self.size_of(frame, pixel_aspect)
-        turn = orientation_of(frame)
+        turn = self._orientation(frame)
         shape = _Shape(
             frame.width,
             frame.height,
@@ -92,6 +93,13 @@ class PictureMaker:
         rows: Pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(scaled.height, plane.line_size)
         picture = rows[:, : 3 * scaled.width].reshape(scaled.height, scaled.width, 3)
         out[...] = _turned(picture, turn)
+
+    def _orientation(self, frame: VideoFrame) -> Orientation:
+        # PyAV's view of the side data and its frame hold each other until Python looks for cycles, which kept
+        # a hundred frames of 720p alive: so it is asked for once for each angle.
+        if frame.rotation not in self._orientations:
+            self._orientations[frame.rotation] = orientation_of(frame)
+        return self._orientations[frame.rotation]
 
     def _build(self, shape: _Shape) -> None:
         assert self._target is not None
