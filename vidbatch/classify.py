@@ -48,8 +48,8 @@ class Classifier:
 
         Args: `num_threads` is for torch's own threads in this process (CPU); None leaves torch's default.
         """
-        # OpenMP's threads wait for each other by spinning, on cores that decoders need: beside two busy processes on two
-        # cores, two threads take 944 ms a frame so, and 31 ms when they sleep. OpenMP reads this when torch loads it.
+        # OpenMP's threads wait for each other by spinning, on cores that decoders need: beside two busy processes on
+        # two cores, two threads take 944 ms a frame so, and 31 ms when they sleep. It is read when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import torch
 

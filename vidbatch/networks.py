@@ -324,9 +324,10 @@ def _fused(module: nn.Module, classifier: str, frame: FrameSpec) -> nn.Module:
     called: list[bool] = []
     try:
         fused: nn.Module = fuse(module)
-        fused.get_submodule(classifier).register_forward_pre_hook(lambda *_: called.append(True))
+        hook = fused.get_submodule(classifier).register_forward_pre_hook(lambda *_: called.append(True))
     except (ValueError, TypeError, AttributeError, RuntimeError):  # what tracing a network's own Python can end in
         return module
     with torch.inference_mode():
         is_same = torch.allclose(fused(_noise(frame)), module(_noise(frame)), rtol=1e-3, atol=1e-3)
+    hook.remove()
     return fused if is_same and called else module
