@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_video
 
@@ -26,7 +26,7 @@ def run(*arguments: object, python: tuple[str, ...] = ()) -> subprocess.Complete
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an archive of three good videos and two bad files, and a model."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "archive").mkdir()
@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "archive" / "empty.mp4").touch()
     (folder / "archive" / "words.mp4").write_text("this is not a video\n" * 1000)
     make_stamp_bundle(folder / "model", num_classes=8)
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,12 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("- a\n- b\n", "must hold"), ("a: [", "not valid YAML"), ("sampling: nope\n", "sampling"), (None, "cannot be read")],
+    [
+        ("- a\n- b\n", "must hold"),
+        ("a: [", "not valid YAML"),
+        ("sampling: nope\n", "sampling"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_broken_config_file_is_named(tmp_path: Path, content: str | None, words: str) -> None:
     file = tmp_path / "label.yaml"

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from vidbatch.stamp import make_stamp_bundle
-from vidbatch.testing import make_video
 
 import vidbatch
+from vidbatch.stamp import make_stamp_bundle
+from vidbatch.testing import make_video
 
 NUM_VIDEOS = 24
 VIDBATCH = [sys.executable, "-c", "from vidbatch.cli import main; main()"]

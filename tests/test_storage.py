@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from servers import HttpServer, MotoServer, PlainHttpServer, SeaweedServer, free_port
 
-from vidbatch import storage, storage_open, storage_tar
+from vidbatch import storage
 from vidbatch.errors import ConfigError, StorageError, VideoError
+from vidbatch.storage import opening as storage_open
+from vidbatch.storage import tar as storage_tar
 
 MIB = 2**20
 Place = Callable[[], str]
@@ -93,7 +95,7 @@ def test_a_replacement_needs_the_version_that_is_there(place: str) -> None:
 def test_a_large_object_is_written_in_parts_under_the_same_conditions(
     place: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr("vidbatch.storage_s3.MULTIPART_BYTES", 20 * MIB)
+    monkeypatch.setattr("vidbatch.storage.s3_store.MULTIPART_BYTES", 20 * MIB)
     url = storage.join(place, "large")
     data = noise(65 * MIB)
     version = storage.put_if(url, data, expected=None)
@@ -162,7 +164,7 @@ def test_a_killed_writer_leaves_neither_a_half_file_nor_a_lock(tmp_path: Path) -
     url = str(tmp_path / "file")
     storage.put_if(url, b"whole", expected=None)
     program = (
-        "import os, sys; from vidbatch import storage_local\n"
+        "import os, sys; from vidbatch.storage import local as storage_local\n"
         "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
         "storage_local.write_if(sys.argv[1], b'half' * 9, storage_local.read_with_version(sys.argv[1])[1])\n"
     )
@@ -567,7 +569,7 @@ def test_a_large_object_is_read_in_bounded_memory_and_few_requests(moto_s3: Moto
     url = storage.join(moto_s3(), "large.mp4")
     storage.put(url, noise(128 * MIB))
     moto_s3.forget()
-    from vidbatch import storage_read
+    from vidbatch.storage import reader as storage_read
 
     with storage.open_read(url) as stream:
         while stream.read(MIB):
@@ -822,7 +824,7 @@ def test_a_web_server_without_ranges_is_copied_once(tmp_path: Path, monkeypatch:
             urls(f"{server.url}/nothing.mp4")
     finally:
         server.stop()
-    monkeypatch.setattr("vidbatch.storage_http._TRIES", 1)
+    monkeypatch.setattr("vidbatch.storage.http_store._TRIES", 1)
     with pytest.raises(VideoError, match="storage: "):
         storage.stat(f"{server.url}/large.mp4")
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from vidbatch import storage, storage_tar
+from vidbatch import storage
 from vidbatch.errors import VideoError
 from vidbatch.storage import StoredObject
-from vidbatch.storage_types import pages_ahead
+from vidbatch.storage import tar as storage_tar
+from vidbatch.storage.types import pages_ahead
 
 Clip: TypeAlias = dict[str, Any]
 """One row of schema.CLIP."""

@@ -19,11 +19,11 @@ import pyarrow as pa
 from vidbatch import manifests, storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, VideoError
-from vidbatch.globs import has_magic
 from vidbatch.sampling import parse_sampling
 from vidbatch.schema import WORK
 from vidbatch.shards import Clip, Found, clip_pages, may_be_video, video_id
 from vidbatch.storage import StoredObject
+from vidbatch.storage.globs import has_magic
 
 Planner: TypeAlias = Callable[[Clip], list[Clip]]
 """One whole video in, its clips out: one for a short video, several for a long one."""

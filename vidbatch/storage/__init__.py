@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 from uuid import uuid4
 
-from vidbatch import storage_local
 from vidbatch.errors import ConfigError, StorageError, VideoError
-from vidbatch.globs import Glob, has_magic
-from vidbatch.storage_open import open_clip, open_member, open_read
-from vidbatch.storage_read import Reader
-from vidbatch.storage_types import NoSuchBucket, StoredObject
-from vidbatch.storage_urls import (
+from vidbatch.storage import local
+from vidbatch.storage.globs import Glob, has_magic
+from vidbatch.storage.opening import open_clip, open_member, open_read
+from vidbatch.storage.reader import Reader
+from vidbatch.storage.types import NoSuchBucket, StoredObject
+from vidbatch.storage.urls import (
     errors_of_a_video,
     errors_of_ours,
     http,
@@ -81,7 +81,7 @@ def list_objects(source: str) -> Iterator[list[StoredObject]]:
 
 
 def _list_local(source: str) -> Iterator[list[StoredObject]]:
-    path = storage_local.to_path(source)
+    path = local.to_path(source)
     if has_magic(path) and not os.path.lexists(path):
         glob = _glob(path)
 
@@ -89,13 +89,13 @@ def _list_local(source: str) -> Iterator[list[StoredObject]]:
             return glob.may_hold_matches(folder)
 
         if os.path.isdir(glob.folder or "/"):
-            yield from _matching(storage_local.list_pages(glob.folder or "/", may_enter), glob, skip="file://")
+            yield from _matching(local.list_pages(glob.folder or "/", may_enter), glob, skip="file://")
             return
         raise FileNotFoundError(f"no folder {glob.folder}")
     if os.path.isdir(path):
-        yield from storage_local.list_pages(path, lambda _: True)
+        yield from local.list_pages(path, lambda _: True)
     else:
-        yield [storage_local.head(path)]
+        yield [local.head(path)]
 
 
 def _list_s3(source: str) -> Iterator[list[StoredObject]]:
@@ -154,7 +154,7 @@ def stat(source: str) -> StoredObject:
 def _head(source: str) -> StoredObject:
     scheme = scheme_of(source)
     if scheme == "file":
-        return storage_local.head(storage_local.to_path(source))
+        return local.head(local.to_path(source))
     return cast(StoredObject, s3().head(normalise(source)) if scheme == "s3" else http().head(source))
 
 
@@ -165,7 +165,7 @@ def read_bytes(url: str) -> bytes:
     """The whole object. Raises StorageError, when there is none too."""
     with errors_of_ours(url):
         if scheme_of(url) == "file":
-            return storage_local.read(storage_local.to_path(url))
+            return local.read(local.to_path(url))
         if scheme_of(url) == "s3":
             return cast(bytes, s3().read_with_version(normalise(url))[0])
     try:
@@ -181,7 +181,7 @@ def read_with_version(url: str) -> tuple[bytes | None, str | None]:
         with errors_of_ours(url):
             if _writable_scheme(url) == "s3":
                 return cast(tuple[bytes, str], s3().read_with_version(normalise(url)))
-            return storage_local.read_with_version(storage_local.to_path(url))
+            return local.read_with_version(local.to_path(url))
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError) and not isinstance(error.__cause__, NoSuchBucket):
             return None, None
@@ -206,7 +206,7 @@ def list_files(url: str) -> list[str]:
     with errors_of_ours(url):
         if _writable_scheme(url) == "s3":
             return cast(list[str], s3().own_files(normalise(url)))
-        return storage_local.own_files(storage_local.to_path(url))
+        return local.own_files(local.to_path(url))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -215,7 +215,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         return s3().filesystem(), normalise(url).removeprefix("s3://")
     from fsspec.implementations.local import LocalFileSystem
 
-    return LocalFileSystem(), storage_local.to_path(url)
+    return LocalFileSystem(), local.to_path(url)
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def put(url: str, data: bytes) -> None:
         if _writable_scheme(url) == "s3":
             s3().write(normalise(url), data)
         else:
-            storage_local.write(storage_local.to_path(url), data)
+            local.write(local.to_path(url), data)
 
 
 def put_if(url: str, data: bytes, *, expected: str | None) -> str | None:
@@ -246,7 +246,7 @@ def put_if(url: str, data: bytes, *, expected: str | None) -> str | None:
     with errors_of_ours(url):
         if _writable_scheme(url) == "s3":
             return cast(str | None, s3().write_if(normalise(url), data, expected))
-        return storage_local.write_if(storage_local.to_path(url), data, expected)
+        return local.write_if(local.to_path(url), data, expected)
 
 
 def delete(urls: Iterable[str]) -> None:
@@ -257,7 +257,7 @@ def delete(urls: Iterable[str]) -> None:
             on_s3.append(normalise(url))
             continue
         with errors_of_ours(url):
-            storage_local.delete(storage_local.to_path(url))
+            local.delete(local.to_path(url))
     if on_s3:
         with errors_of_ours(on_s3[0]):
             s3().delete(on_s3)

@@ -1,0 +1,333 @@
+"""S3 and what speaks its protocol: s3://bucket/key in; objects, bytes and conditional writes out.
+
+Credentials, region and endpoint come from the AWS environment and profile only. Imported when the first s3:// URL is
+used. Errors are plain OSErrors: FileNotFoundError, PermissionError, ObjectChanged, Unconditional, anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
+
+import fsspec.asyn
+from aiohttp import ClientError as HttpError
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+from s3fs import S3FileSystem
+
+from vidbatch.storage.types import Fetched, NoSuchBucket, ObjectChanged, StoredObject, Unconditional, pages_ahead
+
+MULTIPART_BYTES: Final = 256 * 2**20
+"""Writes larger than this go in parts, with the condition on their completion, which fewer servers know than a
+condition on a plain PUT (moto, for one, overlooks If-Match there)."""
+
+_PART_BYTES: Final = 16 * 2**20
+_MAX_FOLDERS: Final = 100
+"""With more folders than this a listing is not split: a request for each would cost more than it saves."""
+
+_TRIES: Final = 4
+_WRITER: Final = "vidbatch-writer"
+"""Object metadata that tells our own write from another's when the answer to it was lost."""
+
+_ANY_ERROR: Final = (OSError, BotoCoreError, HttpError)
+_NO_IDENTITY: Final = (ProfileNotFound, CredentialRetrievalError, SSOError, TokenRetrievalError)
+
+
+def filesystem() -> Any:
+    """The s3fs file system of this process and of the present AWS environment; it caches no listing."""
+    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return _filesystem(os.getpid(), settings)
+
+
+@lru_cache(maxsize=4)
+def _filesystem(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
+    # Not fsspec's own instance cache: it does not know that the environment is a part of what makes an instance.
+    region = dict(settings).get("AWS_REGION")  # botocore itself looks at AWS_DEFAULT_REGION only
+    return S3FileSystem(
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        client_kwargs={"region_name": region} if region else {},
+        config_kwargs={"max_pool_connections": 50},
+    )
+
+
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key of an s3:// URL; the key may hold any character, `?` and `#` too."""
+    bucket, _, key = url.partition("://")[2].partition("/")
+    return bucket, key
+
+
+def _call(method: str, url: str, **arguments: Any) -> Any:
+    bucket, key = split(url)
+    fs = filesystem()
+    return _run(url, lambda: fs.call_s3(method, Bucket=bucket, **({"Key": key} if key else {}), **arguments))
+
+
+def _run(url: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except _ANY_ERROR as error:
+        raise _plain(error, url) from error
+
+
+def _plain(error: BaseException, url: str) -> OSError:
+    """The same error as one of Python's own, in one sentence a user can act on."""
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return PermissionError(
+            "no AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if isinstance(error, _NO_IDENTITY):
+        return PermissionError(str(error).rstrip("."))
+    if isinstance(error, ParamValidationError):
+        return NoSuchBucket(f"{split(url)[0]!r} is not a valid bucket name")
+    cause = error.__cause__
+    if not isinstance(cause, ClientError):
+        return OSError(str(error) or type(error).__name__)
+    answer: dict[str, Any] = dict(cause.response)
+    code = str(answer.get("Error", {}).get("Code", ""))
+    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    words = str(answer.get("Error", {}).get("Message", "")).rstrip(".")
+    if code == "NoSuchBucket" or (status == 404 and not split(url)[1]):
+        return NoSuchBucket(f"bucket {split(url)[0]!r} does not exist")
+    if status == 404:
+        return FileNotFoundError("no such object")
+    if status in (401, 403) or isinstance(error, PermissionError):
+        return PermissionError(f"access refused ({code}: {words})" if words else f"access refused ({code})")
+    if status == 412:
+        return ObjectChanged("the object changed while it was being read")
+    if status == 501 or code == "NotImplemented":
+        return Unconditional(words or code)
+    return OSError(f"{code}: {words}" if words else f"HTTP {status} {code}")
+
+
+# --- listing --------------------------------------------------------------------------------------------------------
+
+
+class _Prefix(NamedTuple):
+    bucket: str
+    prefix: str
+    token: str | None = None
+
+
+def head(url: str) -> StoredObject:
+    """Facts of one object. Raises OSError."""
+    answer = _call("head_object", url)
+    return _object(url, answer["ContentLength"], answer.get("ETag"), answer.get("LastModified"))
+
+
+def _object(url: str, size_bytes: int, etag: str | None, modified: Any) -> StoredObject:
+    return StoredObject(
+        url, url, size_bytes, etag.strip('"') if etag else None, modified.timestamp() if modified else None
+    )
+
+
+def list_pages(bucket: str, prefix: str) -> Iterator[list[StoredObject]]:
+    """Pages of all objects whose key starts with the prefix; folders below it are listed in parallel if they are few.
+
+    Folder markers (empty objects whose key ends in `/`) are left out. Raises OSError.
+    """
+    whole = _Prefix(bucket, prefix)
+    objects, more = _list_page(whole)
+    if not more:  # most archives: one request
+        if objects:
+            yield objects
+        return
+    answer = _look(whole)
+    while len(_folders(answer)) == 1 and not answer.get("Contents"):
+        whole = _Prefix(bucket, _folders(answer)[0])
+        answer = _look(whole)
+    folders = [_Prefix(bucket, folder) for folder in _folders(answer)]
+    if answer.get("IsTruncated") or not 2 <= len(folders) <= _MAX_FOLDERS:
+        yield objects
+        yield from pages_ahead(more, _list_page)
+        return
+    beside = _objects(bucket, answer)
+    if beside:
+        yield beside
+    yield from pages_ahead(folders, _list_page)
+
+
+def _look(place: _Prefix) -> Any:
+    return _request_page(place, Delimiter="/")
+
+
+def _folders(answer: Any) -> list[str]:
+    return [found["Prefix"] for found in answer.get("CommonPrefixes", [])]
+
+
+def _list_page(place: _Prefix) -> tuple[list[StoredObject], list[_Prefix]]:
+    answer = _request_page(place)
+    token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
+    return _objects(place.bucket, answer), [place._replace(token=token)] if token else []
+
+
+def _request_page(place: _Prefix, **arguments: Any) -> Any:
+    if place.token:
+        arguments["ContinuationToken"] = place.token
+    return _call("list_objects_v2", f"s3://{place.bucket}", Prefix=place.prefix, **arguments)
+
+
+def _objects(bucket: str, answer: Any) -> list[StoredObject]:
+    return [
+        _object(f"s3://{bucket}/{found['Key']}", found["Size"], found.get("ETag"), found.get("LastModified"))
+        for found in answer.get("Contents", [])
+        if not found["Key"].endswith("/")
+    ]
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def fetch(url: str, start: int, end: int, etag: str | None = None) -> Fetched:
+    """Bytes [start, end) of an object by one GET; fewer where it ends before.
+
+    Args: `etag`, when given, must still be the object's; ObjectChanged is raised if it is not. Other errors: OSError.
+    """
+    bucket, key = split(url)
+    arguments = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{end - 1}"}
+    if etag is not None:
+        arguments["IfMatch"] = f'"{etag}"'
+    return _get(url, arguments, start)
+
+
+def read_with_version(url: str) -> tuple[bytes, str]:
+    """The whole object and its etag. Raises OSError."""
+    bucket, key = split(url)
+    answer = _get(url, {"Bucket": bucket, "Key": key}, 0)
+    return answer.data, answer.etag or ""
+
+
+def _get(url: str, arguments: dict[str, Any], start: int) -> Fetched:
+    fs = filesystem()
+    for retry in range(_TRIES):
+        try:
+            return fsspec.asyn.sync(fs.loop, _get_body, fs, arguments, start)  # type: ignore[no-any-return]
+        except _BodyBroken as error:  # s3fs and botocore have tried the request again and again, but not its body
+            if retry == _TRIES - 1:
+                raise OSError(f"the connection broke {_TRIES} times ({error})") from error
+            time.sleep(0.1 * 4**retry)
+        except _ANY_ERROR as error:
+            answer = getattr(error.__cause__, "response", None) or {}
+            if answer.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+                return Fetched(b"", None, start)  # nothing there: an empty object, or one that ends before
+            raise _plain(error, url) from error
+    raise AssertionError("unreachable")
+
+
+class _BodyBroken(OSError):
+    pass
+
+
+async def _get_body(fs: Any, arguments: dict[str, Any], start: int) -> Fetched:
+    answer = await fs._call_s3("get_object", **arguments)
+    try:
+        async with answer["Body"] as body:
+            data = await body.read()
+    except _ANY_ERROR as error:
+        raise _BodyBroken(str(error) or type(error).__name__) from error
+    total = str(answer.get("ContentRange") or "").rpartition("/")[2]
+    etag = answer.get("ETag")
+    return Fetched(data, etag.strip('"') if etag else None, int(total) if total.isdigit() else start + len(data))
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write(url: str, data: bytes) -> None:
+    """Replace the object whatever it holds. Raises OSError."""
+    writer = uuid4().hex
+    try:
+        _put(url, data, {}, writer=writer)
+    except FileNotFoundError:  # an upload that is no longer known because its completion, repeated, had succeeded
+        if _etag(url, writer=writer) is None:
+            raise
+
+
+def write_if(url: str, data: bytes, expected: str | None) -> str | None:
+    """Replace the object if its etag is still `expected` (None: if there is none); None when it is not.
+
+    A storage without conditional writes gets a look before the write: right for one writer at a time. Raises OSError.
+    """
+    condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": f'"{expected}"'}
+    writer = uuid4().hex
+    for retry in range(_TRIES):
+        try:
+            return _put(url, data, condition, writer=writer)
+        except Unconditional:
+            return _put(url, data, {}, writer=writer) if _etag(url) == expected else None
+        except (ObjectChanged, FileNotFoundError):
+            # The client repeats a PUT whose answer was lost; the repeat is then refused because of the first.
+            return _etag(url, writer=writer)
+        except OSError as error:
+            if "ConditionalRequestConflict" not in str(error):
+                raise
+            time.sleep(0.1 * 4**retry)  # two writers at the very same moment: one of them may go on
+    return None
+
+
+def _etag(url: str, writer: str | None = None) -> str | None:
+    """Etag of the object, None if there is none; or, given a writer, None if another one wrote it last."""
+    try:
+        answer = _call("head_object", url)
+    except FileNotFoundError:
+        _call("head_bucket", f"s3://{split(url)[0]}")  # raises when it is the bucket that is missing
+        return None
+    if writer is not None and answer.get("Metadata", {}).get(_WRITER) != writer:
+        return None
+    return str(answer["ETag"]).strip('"')
+
+
+def _put(url: str, data: bytes, condition: dict[str, str], *, writer: str) -> str:
+    metadata = {_WRITER: writer}
+    if len(data) <= MULTIPART_BYTES:
+        answer = _call("put_object", url, Body=data, Metadata=metadata, **condition)
+        return str(answer["ETag"]).strip('"')
+    upload_id = _call("create_multipart_upload", url, Metadata=metadata)["UploadId"]
+    try:
+        starts = range(0, len(data), _PART_BYTES)
+        with ThreadPoolExecutor(4, thread_name_prefix="vidbatch-put") as pool:
+            parts = list(pool.map(partial(_put_part, url, upload_id, data), starts))
+        answer = _call(
+            "complete_multipart_upload", url, UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition
+        )
+    except OSError:
+        with suppress(OSError):
+            _call("abort_multipart_upload", url, UploadId=upload_id)
+        raise
+    return str(answer["ETag"]).strip('"')
+
+
+def _put_part(url: str, upload_id: str, data: bytes, start: int) -> dict[str, Any]:
+    number = start // _PART_BYTES + 1
+    body = data[start : start + _PART_BYTES]
+    answer = _call("upload_part", url, UploadId=upload_id, PartNumber=number, Body=body)
+    return {"PartNumber": number, "ETag": answer["ETag"]}
+
+
+def delete(urls: list[str]) -> None:
+    """Remove objects; those that are not there are no error. Raises OSError."""
+    with ThreadPoolExecutor(16, thread_name_prefix="vidbatch-delete") as pool:
+        for _ in pool.map(partial(_call, "delete_object"), urls):
+            pass
+
+
+def own_files(url: str) -> list[str]:
+    """URLs of all objects below a prefix that stands for a folder, sorted. Raises OSError."""
+    bucket, key = split(url)
+    prefix = key.rstrip("/") + "/" if key else ""
+    return sorted(found.url for page in pages_ahead([_Prefix(bucket, prefix)], _list_page) for found in page)

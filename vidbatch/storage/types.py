@@ -1,0 +1,99 @@
+"""What any storage says of one object, and the engine that lists many of them a few pages ahead of the reader.
+
+In: places still to list and a function that lists one page of one place. Out: pages of StoredObject, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, NamedTuple, TypeVar
+
+PAGE_OBJECTS: Final = 1000
+"""Objects a page holds at most: what one S3 listing request returns."""
+
+BLOCK_BYTES: Final = 8 * 2**20
+"""Bytes one request asks for: large enough to fill a network card, small enough to hold a few."""
+
+PAGES_AHEAD: Final = 16
+LISTING_THREADS: Final = 8
+
+Place = TypeVar("Place")
+Item = TypeVar("Item")
+
+
+class StoredObject(NamedTuple):
+    """One object as its storage describes it; absent facts are None."""
+
+    url: str
+    """Normalised: file:///abs/path, s3://bucket/key, or http(s)://host/path with neither query nor user."""
+    source: str
+    """What `open_read` takes; may hold a query string, so it is never published."""
+    size_bytes: int | None = None
+    etag: str | None = None
+    mtime_seconds: float | None = None
+
+    @property
+    def content_version(self) -> str:
+        """Changes when the content does: etag and size where there is an etag, else size and mtime."""
+        size = "unknown" if self.size_bytes is None else str(self.size_bytes)
+        if self.etag is not None:
+            return f"{self.etag}-{size}"
+        mtime = "unknown" if self.mtime_seconds is None else f"{self.mtime_seconds:.6f}"
+        return f"{size}-{mtime}"
+
+
+class Fetched(NamedTuple):
+    """The answer to one range request."""
+
+    data: bytes
+    etag: str | None
+    total_bytes: int
+    """Size of the whole object, not of the range."""
+
+
+class NoSuchBucket(FileNotFoundError):
+    """There is no place where the object could be, so nothing can be written there either."""
+
+
+class NotAFile(OSError):
+    """A folder, a pipe or a device where a file was meant."""
+
+
+class RangesNotSupported(OSError):
+    """An http server that sends the whole object whatever range is asked for."""
+
+
+class ObjectChanged(OSError):
+    """The object was replaced while it was being read."""
+
+
+class Unconditional(OSError):
+    """A storage that answers conditional writes with 'not implemented'."""
+
+
+def pages_ahead(
+    places: Sequence[Place], list_page: Callable[[Place], tuple[list[Item], list[Place]]]
+) -> Iterator[list[Item]]:
+    """List places by threads, at most PAGES_AHEAD pages ahead of the consumer, in an order that does not vary.
+
+    Args: `list_page` gives one page of a place and the places to go on with: those found in it, and the place itself
+    when it has more. They are listed depth first, so memory grows with depth and not with the number of places.
+
+    The order depends only on what is listed, never on which thread was fastest: Ray re-executes a generator whose
+    worker died and skips as many outputs as it had delivered, which is only right when they come in the same order.
+    """
+    waiting = list(reversed(places))
+    ahead: deque[Future[tuple[list[Item], list[Place]]]] = deque()
+    pool = ThreadPoolExecutor(LISTING_THREADS, thread_name_prefix="vidbatch-list")
+    try:
+        while waiting or ahead:
+            while waiting and len(ahead) < PAGES_AHEAD:
+                ahead.append(pool.submit(list_page, waiting.pop()))
+            items, more = ahead.popleft().result()
+            waiting.extend(reversed(more))
+            if items:
+                yield items
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
