@@ -162,8 +162,8 @@ def test_what_is_sent_is_the_wheel_and_small(job: Path) -> None:
             *archive.namelist()
         }
         packed = {name for name in archive.namelist() if name.startswith("vidbatch/")}
-    tracked = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "vidbatch").iterdir() if path.is_file()}
-    assert packed == tracked
+    files = [path for path in (REPOSITORY / "vidbatch").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert packed == {str(path.relative_to(REPOSITORY)) for path in files}
     assert wheel.name in (job / "runtime_env.yaml").read_text()
 
 
