@@ -246,6 +246,7 @@ def _predictions(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     source.bound_reading_ahead(context)
+    context.issue_detectors_config.detectors = []  # they advise on memory settings that chain() has decided
     _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages)
     try:
