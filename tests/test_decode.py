@@ -28,7 +28,7 @@ from decoding import (
     work,
 )
 
-from vidbatch import schema
+from vidbatch import schema, storage
 from vidbatch.decode import Decoder, read_frames
 from vidbatch.schema import FrameSpec
 from vidbatch.testing import make_video, read_stamp, stamped
@@ -379,6 +379,20 @@ def test_a_clip_that_listing_found_unreadable_is_reported_without_being_opened(d
     row = clip_row("/nowhere.mp4", error_kind="permission", error_message="denied")
     [clip] = together(decoder(work([row])), SPEC)
     assert (clip.error_kind, clip.last["error_message"], len(clip.frames)) == ("permission", "denied", 0)
+
+
+def test_a_small_object_in_s3_costs_one_request(tmp_path: Path, moto_s3: Any) -> None:
+    bucket = moto_s3()
+    decoder = Decoder(config(sampling="count=4"), SPEC)  # measures first, then reads again: from memory
+    for suffix in ("mp4", "mkv", "ts"):
+        make_video(tmp_path / f"v.{suffix}", num_frames=40, b_frames=2)
+        storage.put(f"{bucket}/v.{suffix}", (tmp_path / f"v.{suffix}").read_bytes())
+        row = clip_row(f"{bucket}/v.{suffix}", size_bytes=(tmp_path / f"v.{suffix}").stat().st_size)
+        [clip] = together(decoder(work([row])), SPEC)
+        assert (clip.error_kind, clip.stamps) == (None, [5, 15, 25, 35])
+        assert moto_s3.count("GET", f"v.{suffix}") == 1
+        assert clip.last["read_bytes"] == row["size_bytes"]
+    decoder.close()
 
 
 def test_no_clip_gives_no_table(decoder: Decoder) -> None:

@@ -89,25 +89,28 @@ class Log:
     """The tail of what libav had to say about one video; a context manager that listens."""
 
     def __init__(self) -> None:
-        av.logging.set_level(av.logging.ERROR)
-        av.logging.set_skip_repeated(False)
         self._capture = av.logging.Capture()
+        self._level_before: int | None = None
         self._lines: list[tuple[int, str, str]] = []
         self._num_asked_for = 0
 
     def __enter__(self) -> Log:
+        self._level_before = av.logging.get_level()
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)
         self._lines = self._capture.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._capture.__exit__(*error)
+        av.logging.set_level(self._level_before)
 
     def latest(self) -> str | None:
         """The first line of the latest trouble, as "h264: error while decoding MB 3 4"; what follows is its echo."""
         if not self._lines:
             return None
         _, component, text = self._lines[min(self._num_asked_for, len(self._lines) - 1)]
-        return f"{component}: {text.strip()}"
+        return f"{component}: {text.strip()}" if component else text.strip()
 
     def new_errors_of(self, name: str) -> list[str]:
         """Error lines since the last time of asking that came from the component of this name."""
@@ -186,13 +189,13 @@ class Video:
         """
         try:
             for packet in self._container.demux(self.stream):
-                # An empty packet with a time means "show the last picture again"; one without ends the stream.
-                if packet.size == 0:
-                    continue
+                if packet.size == 0 and packet.dts is None and packet.pts is None:
+                    continue  # PyAV's sign for the end
                 self.num_packets += 1
                 if self.num_packets > self._bounds.max_packets:
                     raise VideoError("bounds", f"more than {self._bounds.max_packets} packets")
-                yield packet
+                if packet.size:  # an empty one says "show the last picture again", but a decoder takes it for the end
+                    yield packet
         except (av.FFmpegError, _NestedOpen) as error:
             self.fail(error, at_end=False)
         self._source.raise_failure()

@@ -32,6 +32,9 @@ _HEADER_NAMES: Final = tuple(column.name for column in schema.HEADER)
 _NO_COST: Final = {
     "decode_cpu_seconds": 0.0, "decode_wall_seconds": 0.0, "read_bytes": 0, "num_frames_decoded": 0,
 }  # fmt: skip
+_DECIDED_BY_DECODING: Final = frozenset(field.name for field in (*schema.HEADER, *schema.ERROR))
+_PLANNER_LOCK: Final = threading.Lock()
+_PLANNERS: Final[dict[tuple[float, int], IsolatedProcess]] = {}
 _EMPTY_CHUNK: Final[dict[str, Any]] = {"num_frames": 0, "pts_seconds": [], "is_keyframe": [], "is_last_chunk": True}
 
 
@@ -178,10 +181,6 @@ def _isolated(config: LabelConfig) -> IsolatedProcess:
     return IsolatedProcess(timeout_seconds=config.decode_timeout_seconds, memory_bytes=config.decode_memory_mb * _MIB)
 
 
-_PLANNER_LOCK: Final = threading.Lock()
-_PLANNERS: Final[dict[tuple[float, int], IsolatedProcess]] = {}
-
-
 def _planner(config: LabelConfig) -> IsolatedProcess:
     """This process's child for planning, started when the first long video is met and kept for the next."""
     key = (config.decode_timeout_seconds, config.decode_memory_mb)
@@ -211,9 +210,6 @@ def _chunk(clip: Clip, record: dict[str, Any], pixels: bytearray | None) -> pa.T
 
 def _of_clip(clip: Clip, name: str) -> Any:
     return None if name in _DECIDED_BY_DECODING else clip.get(name)
-
-
-_DECIDED_BY_DECODING: Final = frozenset(field.name for field in (*schema.HEADER, *schema.ERROR))
 
 
 def _binary(pixels: bytearray | None) -> pa.Array:

@@ -37,7 +37,8 @@ def declared_bytes(start: bytes, size_bytes: int) -> int | None:
         return size_bytes + packet_bytes - rest if (rest := size_bytes % packet_bytes) else None
     if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         size = int.from_bytes(start[4:8], "little")
-        return size + 8 if 0 < size < 0x7FFF_FFFF else None  # writers that never came back leave 0 or -1
+        # Writers that never came back to it leave 0 or -1; others count the 8 bytes before it too.
+        return size if 0 < size < 0x7FFF_FFFF else None
     if start[:4] == b"\x1a\x45\xdf\xa3":
         return _declared_ebml_bytes(start)
     if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
