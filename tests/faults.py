@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vidbatch.decode_types import Job
-from vidbatch.frames import decode_clip
+from vidbatch.decoding.frames import decode_clip
+from vidbatch.decoding.types import Job
 
 Items = Iterator[tuple[dict[str, Any], Any]]
 

@@ -17,9 +17,9 @@ from decoding import SMALL, SPEC, Decoded, clip_row, config, together, work
 
 from vidbatch.config import LabelConfig
 from vidbatch.decode import Decoder
-from vidbatch.decode_types import Job
+from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
+from vidbatch.decoding.types import Job
 from vidbatch.errors import VideoError
-from vidbatch.isolation import IsolatedProcess, ProcessLost
 from vidbatch.testing import make_video, read_stamp
 
 MIB = 2**20
@@ -151,7 +151,7 @@ def test_the_timeout_is_for_a_clip_s_length_of_video_not_for_all_of_a_long_one()
 
 def test_a_long_video_that_cannot_be_cut_reports_progress(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", num_frames=250, gop=1000, width=96, height=96)
-    from vidbatch.frames import decode_clip
+    from vidbatch.decoding.frames import decode_clip
 
     job = Job(clip_row(tmp_path / "v.mp4"), "count=1", clip_seconds=1.0)
     records = [record for record, _ in decode_clip(job)]
@@ -167,7 +167,7 @@ def test_items_come_in_order_with_their_payloads(process: IsolatedProcess) -> No
 def test_an_error_of_the_video_is_raised_as_it_is(process: IsolatedProcess, tmp_path: Path) -> None:
     job = Job(clip_row(tmp_path / "nowhere.mp4"), "all")
     with pytest.raises(VideoError, match="missing"):
-        list(process.call("vidbatch.planning:plan_clip", job))
+        list(process.call("vidbatch.decoding.planning:plan_clip", job))
     assert process.pid is not None
 
 
@@ -205,7 +205,7 @@ def test_messages_do_not_cost_much() -> None:
 
 PARENT = """
 import os, sys, threading, time
-from vidbatch.isolation import IsolatedProcess
+from vidbatch.decoding.isolation import IsolatedProcess
 made = []
 def start():
     made.append(IsolatedProcess(timeout_seconds=1000, memory_bytes=2**30))

@@ -99,7 +99,7 @@ def decoder_processes() -> list[psutil.Process]:
     return [
         child.parent()
         for child in psutil.Process().children(recursive=True)
-        if "vidbatch.isolation" in " ".join(_words(child)) and child.parent() is not None
+        if "vidbatch.decoding.isolation" in " ".join(_words(child)) and child.parent() is not None
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_killed_decode_worker_costs_nothing_but_time(place: Path, clean: Any, 
     while process.poll() is None and killed < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
         children = [c for c in psutil.Process(process.pid).children(recursive=True)
-                    if "vidbatch.isolation" in " ".join(_words(c))]  # fmt: skip
+                    if "vidbatch.decoding.isolation" in " ".join(_words(c))]  # fmt: skip
         if not children or not list(output.glob("_runs/*/staged/*/*.videos.parquet")):
             continue
         target = children[0].parent() if victim == "actor" else children[0]

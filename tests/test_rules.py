@@ -44,10 +44,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     },
     {
         "source": ("source", "shards", "manifests"),
-        "decode": (
-            *("decode", "decoding.*", "decoding", "decode_types", "isolation", "planning", "frames"),
-            *("container", "sniff", "measure", "reading", "clock", "pictures"),
-        ),
+        "decode": ("decode", "decoding", "decoding.*"),
         "classify": ("classify",),
         "sink": ("sink", "publish"),
     },

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from vidbatch import schema
 from vidbatch.config import LabelConfig
-from vidbatch.decode_types import Bounds, Job, TargetSize
+from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
+from vidbatch.decoding.types import Bounds, Job, TargetSize
 from vidbatch.errors import VideoError
-from vidbatch.isolation import IsolatedProcess, ProcessLost
 from vidbatch.schema import FrameSpec
 
 Clip = dict[str, Any]
@@ -44,7 +44,7 @@ class Decoder:
     Args: `frame_spec` is the size of the frames that come out.
     """
 
-    function = "vidbatch.frames:decode_clip"
+    function = "vidbatch.decoding.frames:decode_clip"
 
     def __init__(self, config: LabelConfig, frame_spec: FrameSpec) -> None:
         self._config = config
@@ -94,7 +94,7 @@ def plan(clip: Clip, config: LabelConfig) -> list[Clip]:
         return [clip]
     with _PLANNER_LOCK:
         try:
-            records = list(_planner(config).call("vidbatch.planning:plan_clip", job_of(clip, config, None)))
+            records = list(_planner(config).call("vidbatch.decoding.planning:plan_clip", job_of(clip, config, None)))
         except (ProcessLost, VideoError):
             return [clip]
     cut: list[Clip] = records[-1][0]["clips"]
@@ -136,7 +136,7 @@ def read_frames(
     Returns frames uint8 (N, height, width, 3) RGB and N presentation times. What is wrong with the video stands in
     the report; the frames before the damage are given.
     """
-    from vidbatch.frames import decode_clip  # here, because it loads PyAV into this process
+    from vidbatch.decoding.frames import decode_clip  # here, because it loads PyAV into this process
 
     wanted = None if times is None else [float(t) for t in times]
     clip = dict.fromkeys(field.name for field in schema.CLIP) | {
@@ -224,7 +224,7 @@ def read_header(clip: Clip, config: LabelConfig) -> dict[str, Any]:
         return {}
     process = _isolated(config)
     try:
-        for record, _pixels in process.call("vidbatch.frames:decode_clip", job_of(clip, config, None)):
+        for record, _pixels in process.call("vidbatch.decoding.frames:decode_clip", job_of(clip, config, None)):
             return record if "chunk_index" not in record else {}
     except (ProcessLost, VideoError):
         pass

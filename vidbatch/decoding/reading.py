@@ -16,8 +16,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vidbatch.clock import Clock
-from vidbatch.container import Log, Video
+from vidbatch.decoding.clock import Clock
+from vidbatch.decoding.container import Log, Video
 from vidbatch.errors import VideoError
 
 _STEPS_BACK_SECONDS: Final = (0, 3, 30)

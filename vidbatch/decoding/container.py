@@ -18,8 +18,8 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from vidbatch import sniff
-from vidbatch.decode_types import Bounds
+from vidbatch.decoding import sniff
+from vidbatch.decoding.types import Bounds
 from vidbatch.errors import ErrorKind, VideoError
 from vidbatch.storage import Reader, redact
 

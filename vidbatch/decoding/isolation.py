@@ -4,7 +4,7 @@ Native decoders of strangers' files crash, hang and swallow memory. They do so i
 owns: an actor, its node and the other videos never notice. The child is a fresh interpreter (no fork: Ray's worker
 has threads and a __main__ of its own), serves one call after another and dies with its parent.
 
-    parent                                            child: python -m vidbatch.isolation
+    parent                                            child: python -m vidbatch.decoding.isolation
     call ------- pickled (function, args) ------>     for each item the generator yields:
     wait, watching time and memory   <----------          JSON record [, raw bytes of its payload]
     lifeline (write end, never written)  -------->    the kernel ends the child when it closes
@@ -129,7 +129,7 @@ class IsolatedProcess:
             try:
                 self._process = subprocess.Popen(
                     # -P: the working directory must not add modules to those the parent sees.
-                    [sys.executable, "-P", "-m", "vidbatch.isolation", *map(str, descriptors), limit_bytes],
+                    [sys.executable, "-P", "-m", "vidbatch.decoding.isolation", *map(str, descriptors), limit_bytes],
                     env={
                         **os.environ,
                         **_CHILD_ENVIRONMENT,

@@ -20,7 +20,7 @@ from av.filter.context import FilterContext
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 
-from vidbatch.decode_types import TargetSize
+from vidbatch.decoding.types import TargetSize
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vidbatch.container import Video
+from vidbatch.decoding.container import Video
 from vidbatch.errors import VideoError
 
 

@@ -15,12 +15,12 @@ from typing import Any, Final
 import numpy as np
 
 from vidbatch import storage
-from vidbatch.container import Log, Video
-from vidbatch.decode_types import Job, TargetSize
+from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.measure import end_of_last_frame
+from vidbatch.decoding.pictures import PictureMaker, Pixels
+from vidbatch.decoding.reading import FrameReader, Shown
+from vidbatch.decoding.types import Job, TargetSize
 from vidbatch.errors import VideoError
-from vidbatch.measure import end_of_last_frame
-from vidbatch.pictures import PictureMaker, Pixels
-from vidbatch.reading import FrameReader, Shown
 from vidbatch.sampling import (
     CountingSelector,
     Grid,

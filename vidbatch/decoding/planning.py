@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import Any, Final
 
 from vidbatch import storage
-from vidbatch.container import Log, Video
-from vidbatch.decode_types import Job
-from vidbatch.measure import end_of_last_frame, packet_times
-from vidbatch.reading import FirstFrame, FrameReader
+from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.measure import end_of_last_frame, packet_times
+from vidbatch.decoding.reading import FirstFrame, FrameReader
+from vidbatch.decoding.types import Job
 from vidbatch.sampling import Grid, Sampling, even_ticks, parse_sampling, seconds_of, tick_of
 
 _WORTH_CUTTING: Final = 1.5
