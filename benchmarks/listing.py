@@ -45,7 +45,7 @@ def child(mode: str, source: str, output: str) -> dict[str, Any]:
         result = label(config)
         if result.record.state != "nothing_to_do" or "ray" in sys.modules:
             raise InvalidRun(f"a second run was {result.record.state}")
-        return {"videos": result.videos.num_rows(), "seconds": time.perf_counter() - started}
+        return {"videos": result.videos.to_dataset().count_rows(), "seconds": time.perf_counter() - started}
     return {**_label(config), "seconds": time.perf_counter() - started}
 
 
