@@ -194,7 +194,7 @@ def plot(folder: Path, measured: Mapping[str, Any], title: str) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--copies", type=int, default=6, help="of each of the about 50 pieces of 15 s")
+    parser.add_argument("--copies", type=int, default=7, help="of each of the about 50 pieces of 15 s")
     options = parser.parse_args()
     harness.CACHE.mkdir(parents=True, exist_ok=True)
     folder = harness.results_dir(options)

@@ -6,12 +6,13 @@ cluster:    real work on 1, 2, 4, ... nodes of the cluster that RAY_ADDRESS name
             ray job submit --working-dir benchmarks -- python scaling.py --cluster --archive URL --output URL
 
 Strong scaling: the same archive on more nodes. Weak: as many videos again for every further node.
-Efficiency is throughput(n) / (n x throughput(1)), from the first task to the last result: without start-up.
+Efficiency is throughput(n) / (n x throughput(1)) without start-up: the work's seconds less those of one video alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -28,6 +29,7 @@ import ray_health
 import waiting_stages
 from harness import InvalidRun
 
+from vidbatch.config import LabelConfig
 from vidbatch.metrics import Progress
 
 Row = dict[str, Any]
@@ -66,17 +68,12 @@ def _machine_ticks() -> tuple[int, int]:
     return idle + io_wait, user + nice + system + idle + io_wait + sum(rest)
 
 
-def row_of(result: Any, timeline: Timeline, began: float | None = None) -> Row:
-    """The figures of one run. `began`: when the first task started, if somebody saw it."""
+def row_of(result: Any, timeline: Timeline, seconds: float) -> Row:
+    """The figures of one run that took so many seconds, start-up left out."""
     record, points = result.record, timeline.points
     if record.by_status.get("ok", 0) != record.videos or not record.videos:
         raise InvalidRun(f"not all videos are ok: {record.by_status}")
-    busy = {
-        name: float(figures["busy_seconds"]) for name, figures in record.stages.items() if "busy_seconds" in figures
-    }
-    if began is None:
-        began = points[0][0] - sum(busy.values()) / record.videos
-    seconds = points[-1][0] - began
+    busy = {name: float(record.stages[name]["busy_seconds"]) for name in ("decode", "classify")}
     early, late = (_time_of(points, share * record.videos) for share in (0.1, 0.9))
     workers = {"decode": record.pools["decode_workers"], "classify": record.pools["model_workers"]}
     observed = max(points[-1][0] - points[0][0], 1e-9)
@@ -113,23 +110,35 @@ def with_efficiency(rows: list[Row], unit: str) -> list[Row]:
 # --- pinned cores ---------------------------------------------------------------------------------------------------
 
 
+def measured_label(config: LabelConfig, pools: Any = None) -> Row:
+    """A real run over the archive; a run over one video before it says what start-up takes."""
+    from vidbatch import pipeline
+
+    def label(**changes: Any) -> tuple[Any, Timeline]:
+        timeline = Timeline()
+        result = pipeline.label(config.model_copy(update=changes), timeline, pools=pools)
+        gc.collect()  # a finished dataset is a cycle that keeps the model's weights in the object store
+        return result, timeline
+
+    before = ray_health.report()  # of a cluster that others use too
+    alone = [label(limit=1, output=f"{config.output}-alone-{n}")[0] for n in range(2)][-1]
+    result, timeline = label()
+    health = ray_health.report()
+    if health != before:
+        raise InvalidRun(f"before: {before}; after: {health}")
+    startup, work = (run.record.wall_seconds["work"] for run in (alone, result))
+    return {**row_of(result, timeline, max(work - startup, 0.001)), "startup_seconds": startup, **health}
+
+
 def child_pinned(options: argparse.Namespace) -> Row:
     """Label a local archive on the first `cores` cores only: driver, Ray and all workers."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     import ray
 
-    from vidbatch import pipeline
-    from vidbatch.config import LabelConfig
-
     ray.init(num_cpus=options.cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    timeline = Timeline()
-    config = LabelConfig(inputs=(options.archive,), output=options.output, limit=options.limit)
-    result = pipeline.label(config, timeline)
-    health = ray_health.report()
+    row = measured_label(LabelConfig(inputs=(options.archive,), output=options.output, limit=options.limit))
     ray.shutdown()
-    if not ray_health.is_healthy(health):
-        raise InvalidRun(str(health))
-    return {"cores": options.cores, **row_of(result, timeline), **health}
+    return {"cores": options.cores, **row}
 
 
 def pinned(archive: Path, cores: list[int], videos_a_core: int) -> dict[str, Any]:
@@ -160,7 +169,6 @@ def _child(mode: str, **flags: object) -> Row:
 def child_simulated(options: argparse.Namespace) -> Row:
     """Label tiny objects on `nodes` Ray nodes of this machine, with stages that wait."""
     from vidbatch import models, pipeline
-    from vidbatch.config import LabelConfig
 
     config = LabelConfig(
         inputs=(options.archive,),
@@ -182,11 +190,11 @@ def child_simulated(options: argparse.Namespace) -> Row:
         timeline = Timeline()
         stages = pipeline.Stages(*waiting_stages.stages(waits))
         result = pipeline.label(config, timeline, stages=stages)
-        began = max(path.stat().st_mtime for path in Path(barrier).iterdir())
+        began = max(path.stat().st_mtime for path in Path(barrier).iterdir())  # when the last worker was up
         health = ray_health.report()
     if not ray_health.is_healthy(health):
         raise InvalidRun(str(health))
-    return {"nodes": options.nodes, **row_of(result, timeline, began), **health}
+    return {"nodes": options.nodes, **row_of(result, timeline, timeline.points[-1][0] - began), **health}
 
 
 @contextmanager
@@ -275,21 +283,14 @@ def _on_nodes(nodes: list[dict[str, Any]], options: argparse.Namespace, limit: i
     import ray
 
     from vidbatch import pipeline
-    from vidbatch.config import LabelConfig
 
     resources = {kind: sum(node["Resources"].get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     chosen = ",".join(str(node["NodeID"]) for node in nodes)
     context = ray.data.DataContext.get_current()
     context.execution_options.label_selector = {"ray.io/node-id": f"in({chosen})"}
-    before = ray_health.report()
     output = f"{options.output.rstrip('/')}/{name}-{int(time.time())}"
     config = LabelConfig(inputs=(options.archive,), output=output, limit=limit)
-    timeline = Timeline()
-    result = pipeline.label(config, timeline, pools=pipeline.pool_sizes(config, resources))
-    health = ray_health.report()
-    if health != before:
-        raise InvalidRun(f"before: {before}; after: {health}")
-    return {**resources, **row_of(result, timeline)}
+    return {**resources, **measured_label(config, pipeline.pool_sizes(config, resources))}
 
 
 def _powers_of_two(most: int) -> list[int]:
@@ -355,7 +356,7 @@ def main() -> None:
         print(json.dumps(measured))
         return
     quick = options.quick
-    archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=6)
+    archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=7)
     path = folder / "scaling.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() and options.only else {}
     if options.only != "simulated":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,29 @@ def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_
     assert result["machine"]["cores"] >= 1
     if script != "s3_gets":
         assert (tmp_path / f"{script}.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_scaling_confines_its_runs_to_nodes_of_the_cluster_it_is_connected_to(load: Any, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    archive = load("archives").mixed(seconds=5, copies=2, max_pieces=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=2, object_store_memory=300 * 2**20)
+        cluster.wait_for_nodes()
+        command = [sys.executable, str(BENCHMARKS / "scaling.py"), "--cluster", "--results", str(tmp_path)]
+        places = ["--archive", str(archive), "--output", str(tmp_path / "tables"), "--videos-a-node", "4"]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        done = subprocess.run([*command, *places], capture_output=True, text=True, env=environment)
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads((tmp_path / "scaling_cluster.json").read_text())
+    assert [(row["nodes"], row["CPU"], row["videos"]) for row in result["strong"]] == [(1, 2, 8), (2, 4, 8)]
+    assert [(row["nodes"], row["CPU"], row["videos"]) for row in result["weak"]] == [(1, 2, 4), (2, 4, 8)]
 
 
 def test_the_table_in_the_readme_is_that_of_the_results(load: Any) -> None:
