@@ -290,7 +290,7 @@ def _on_nodes(nodes: list[dict[str, Any]], options: argparse.Namespace, limit: i
     context.execution_options.label_selector = {"ray.io/node-id": f"in({chosen})"}
     output = f"{options.output.rstrip('/')}/{name}-{int(time.time())}"
     config = LabelConfig(inputs=(options.archive,), output=output, limit=limit)
-    return {**resources, **measured_label(config, pipeline.pool_sizes(config, resources))}
+    return {**resources, **measured_label(config, pipeline.pool_sizes(config, [node["Resources"] for node in nodes]))}
 
 
 def _powers_of_two(most: int) -> list[int]:

@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,29 +206,42 @@ def _classifier() -> type:
     return Classify
 
 
-def pool_sizes(config: LabelConfig, resources: Mapping[str, float] | None = None) -> Pools:
+def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None = None) -> Pools:
     """Actors a stage, from the cluster's resources: one decoder a CPU; one model a GPU, else one in four CPUs.
 
-    Decoders and models ask for equal shares of the CPUs, so that on any machine all of them fit at once.
-    Args: `resources` that may be used, CPU and GPU; all of the cluster's where not given.
+    Decoders and models ask for equal shares of the CPUs, the largest with which all of them find a place: one too many
+    would wait for a decoder to end, which may itself wait for the model to take its frames. Beside a GPU a model asks
+    for no CPU, so that decoders cannot take its place.
+    Args: `nodes` that may be used, CPU and GPU of each; all of the cluster's where not given.
     """
-    import ray
+    if nodes is None:
+        import ray
 
-    total = ray.cluster_resources() if resources is None else resources
-    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
+    gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
     on_gpu = gpus > 0 and config.device != "cpu"
     check_device(config.device, num_gpus=gpus)
     model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
-    decode_workers = config.decode_workers or max(1, cpus)
-    share = max(0.01, int(100 * cpus / (decode_workers + model_workers + 0.5)) / 100)
+    decode_workers = config.decode_workers or cpus
+    share = _cpu_share(nodes, decode_workers if on_gpu else decode_workers + model_workers)
     return Pools(
         decode_workers=decode_workers,
         model_workers=model_workers,
-        decode_cpus=min(1.0, share),
-        model_cpus=min(1.0, share),
+        decode_cpus=share,
+        model_cpus=0.0 if on_gpu else share,
         model_gpus=min(1.0, gpus / model_workers) if on_gpu else 0.0,
         model_threads=max(1, cpus // model_workers),
     )
+
+
+def _cpu_share(nodes: Sequence[Mapping[str, float]], num_actors: int) -> float:
+    """The most CPUs, up to 1 in hundredths, that so many actors can ask for and all be placed, beside the listing."""
+    node_hundredths = [int(100 * node.get("CPU", 0.0)) - 2 for node in nodes]
+    for share in range(100, 1, -1):
+        if sum(max(0, left) // share for left in node_hundredths) >= num_actors:
+            return share / 100
+    return 0.01
 
 
 def _predictions(

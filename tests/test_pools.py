@@ -1,0 +1,68 @@
+"""Actors of all stages find a place on any set of nodes; one that does not would stop the others for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from vidbatch.config import LabelConfig
+from vidbatch.errors import ConfigError
+from vidbatch.pipeline import Pools, pool_sizes
+
+LISTING_CPUS = 0.01
+
+
+def pools_of(nodes: list[dict[str, float]], **settings: object) -> Pools:
+    config = LabelConfig.model_validate({"inputs": ("in",), "output": "out", **settings})
+    return pool_sizes(config, nodes)
+
+
+def places(nodes: list[dict[str, float]], cpus_each: float) -> int:
+    """How many actors fit, wherever the scheduler puts the listing's share."""
+    return sum(int((round(100 * node.get("CPU", 0)) - 100 * LISTING_CPUS) // round(100 * cpus_each)) for node in nodes)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 8, 64])
+@pytest.mark.parametrize("num_nodes", [1, 2, 3, 16])
+def test_every_decoder_and_every_model_fits_on_nodes_of_any_size(cpus: int, num_nodes: int) -> None:
+    nodes = [{"CPU": float(cpus)}] * num_nodes
+    pools = pools_of(nodes)
+    assert pools.decode_workers == cpus * num_nodes
+    assert pools.model_workers == max(1, cpus * num_nodes // 4)
+    assert pools.decode_cpus == pools.model_cpus <= 1
+    assert places(nodes, pools.decode_cpus) >= pools.decode_workers + pools.model_workers
+
+
+def test_a_head_without_cpus_and_unequal_nodes_hold_all_actors() -> None:
+    nodes = [{"CPU": 0.0}, {}, {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 7.0}]
+    pools = pools_of(nodes)
+    assert places(nodes[2:], pools.decode_cpus) >= pools.decode_workers + pools.model_workers == 12
+
+
+def test_more_workers_than_cpus_share_them() -> None:
+    nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
+    pools = pools_of(nodes, decode_workers=30, model_workers=5)
+    assert (pools.decode_workers, pools.model_workers) == (30, 5)
+    assert places(nodes, pools.decode_cpus) >= 35
+
+
+def test_decoders_cannot_take_the_place_of_a_model_on_a_gpu() -> None:
+    nodes = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}]
+    pools = pools_of(nodes)
+    assert (pools.decode_workers, pools.model_workers) == (16, 1)
+    assert (pools.model_cpus, pools.model_gpus) == (0.0, 1.0)
+    assert places(nodes, pools.decode_cpus) >= 16
+
+
+def test_several_models_share_a_gpu() -> None:
+    pools = pools_of([{"CPU": 8.0, "GPU": 2.0}], model_workers=4)
+    assert (pools.model_workers, pools.model_gpus) == (4, 0.5)
+
+
+def test_a_gpu_is_left_alone_when_the_cpu_is_asked_for() -> None:
+    pools = pools_of([{"CPU": 8.0, "GPU": 2.0}], device="cpu")
+    assert (pools.model_gpus, pools.model_workers) == (0.0, 2)
+
+
+def test_cuda_without_a_gpu_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="device"):
+        pools_of([{"CPU": 8.0}], device="cuda")
