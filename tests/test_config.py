@@ -42,7 +42,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     file = tmp_path / "label.yaml"
     file.write_text("inputs: [a, b]\noutput: out\nsampling: count=4\ntop_k: 3\n")
     config = load_config({"top_k": 7, "limit": None}, file)
-    assert (config.inputs, config.sampling, config.top_k, config.limit) == (("a", "b"), "count=4", 7, None)
+    assert (config.sampling, config.top_k, config.limit) == ("count=4", 7, None)
+    assert [Path(i).name for i in config.inputs] == ["a", "b"]
     assert config.model == LabelConfig.model_fields["model"].default
 
 
@@ -64,8 +65,15 @@ def test_a_broken_config_file_is_named(tmp_path: Path, content: str | None, word
 
 
 def test_one_input_may_be_given_as_text_or_path(tmp_path: Path) -> None:
-    assert load_config({**GOOD, "inputs": "videos"}).inputs == ("videos",)
+    assert load_config({**GOOD, "inputs": "s3://bucket/videos"}).inputs == ("s3://bucket/videos",)
     assert load_config({**GOOD, "inputs": tmp_path, "output": tmp_path}).inputs == (str(tmp_path),)
+
+
+def test_relative_paths_are_those_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config({"inputs": ("videos/", "~/more/*.mp4"), "output": "labels"})
+    assert config.inputs == (str(tmp_path / "videos"), str(Path.home() / "more/*.mp4"))
+    assert config.output == str(tmp_path / "labels")
 
 
 def test_a_config_cannot_be_changed_after_it_was_checked() -> None:

@@ -224,8 +224,10 @@ def test_shards_on_s3_to_tables_on_s3_over_http(
     bucket, client = seaweed_s3(), seaweed_s3.client()
     name = bucket.removeprefix("s3://")
     for shard, numbers in (("a.tar", (1, 2, 3)), ("deep/b.tar", (4, 5)), ("c.tar.gz", (6,))):
-        files: dict[str, bytes] = {stamped[n].name: stamped[n].read_bytes() for n in numbers}
-        files |= {f"{stamped[n].stem}.json": json.dumps({"take": n}).encode() for n in numbers}
+        files: dict[str, bytes] = {}
+        for n in numbers:
+            files[stamped[n].name] = stamped[n].read_bytes()
+            files[f"{stamped[n].stem}.json"] = json.dumps({"take": n}).encode()
         made = tmp_path / Path(shard).name
         make_shard(made, files)
         client.put_object(Bucket=name, Key=f"shards/{shard}", Body=made.read_bytes())

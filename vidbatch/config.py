@@ -83,10 +83,25 @@ class LabelConfig(BaseModel):
     def _paths_are_text(cls, value: object) -> object:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
+    @field_validator("inputs")
+    @classmethod
+    def _inputs_are_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_absolute, value))
+
+    @field_validator("output")
+    @classmethod
+    def _output_is_absolute(cls, value: str) -> str:
+        return _absolute(value)
+
     @field_validator("sampling")
     @classmethod
     def _sampling_parses(cls, value: str) -> str:
         return str(parse_sampling(value))
+
+
+def _absolute(place: str) -> str:
+    """A relative path means the driver's folder, wherever the workers are."""
+    return place if "://" in place else os.path.abspath(os.path.expanduser(place))
 
 
 def load_config(settings: dict[str, Any], config_file: str | Path | None = None) -> LabelConfig:
