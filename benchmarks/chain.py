@@ -204,7 +204,8 @@ def main() -> None:
         tried = {name: [choices[0]] for name, choices in TRIED.items()}
     else:
         archive = archives.mixed(seconds=15, copies=options.copies)
-        part, rounds, startups = archives.every_nth(archive, 3 * options.copies), options.rounds or 3, 2
+        # Long enough that start-up does not decide which settings look best.
+        part, rounds, startups = archives.every_nth(archive, options.copies), options.rounds or 3, 2
         tried = TRIED
     tuned = tune(part, tried)
     best = {name: found["best"] for name, found in tuned.items()}
