@@ -116,9 +116,9 @@ def new_record(run_id: str, config: LabelConfig, *, config_digest: str) -> RunRe
 
 def read_records(output: str) -> list[dict[str, Any]]:
     """All run records of an output, oldest first."""
-    files = [u for u in storage.list_files(storage.join(output, RUNS)) if u.count("/_runs/") == 1]
-    records = [u for u in files if "/" not in u.split("/_runs/")[1] and not u.endswith("layout.json")]
-    return [json.loads(storage.read_bytes(url)) for url in sorted(records) if url.endswith(".json")]
+    places = [url.split("/") for url in storage.list_files(storage.join(output, RUNS)) if url.endswith(".json")]
+    records = ["/".join(place) for place in places if place[-2] == RUNS and place[-1] != "layout.json"]
+    return [json.loads(storage.read_bytes(url)) for url in sorted(records)]
 
 
 def _version(package: str) -> str:

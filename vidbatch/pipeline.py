@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -29,32 +28,23 @@ from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, TooManyFailures, VidbatchError
 from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
-from vidbatch.results import Table
-from vidbatch.sink import Sink, stage_to
+from vidbatch.results import LabelTables
+from vidbatch.sink import Sink
 
 ROWS_PER_MODEL_CALL: Final = 4
 """Chunks (of at most 64 frames) the model gets at once: enough to fill batches from short clips, little to hold."""
 PUBLISH_THREADS: Final = 4
 
 
-@dataclass(frozen=True)
-class LabelResult:
+class LabelResult(LabelTables):
     """What a run did, and the tables it did it to."""
 
-    output: str
-    run_id: str
-    record: RunRecord
-    max_failed_share: float
-
-    @property
-    def videos(self) -> Table:
-        """The published `videos` table, one row a video."""
-        return Table(self.output, "videos")
-
-    @property
-    def frames(self) -> Table:
-        """The published `frames` table, one row a sampled frame."""
-        return Table(self.output, "frames")
+    def __init__(self, config: LabelConfig, record: RunRecord) -> None:
+        super().__init__(config.output)
+        self.output = config.output
+        self.run_id = record.run_id
+        self.record = record
+        self.max_failed_share = config.max_failed_share
 
     @property
     def num_failed(self) -> int:
@@ -109,17 +99,18 @@ def label(
         publish.publish(config.output, layout, recovered, _in_threads)
     reference = models.find_model(config.model)
     digest = publish.config_digest(config, reference.digest)
-    done = done_videos(config, layout, digest)
+    published = publish.Published(config.output, layout)
+    done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
     record = new_record(new_run_id(), config, config_digest=digest)
     record.recovered_parts = len(recovered)
     if next(source.iter_pending(config, done), None) is None:
         record.state = "nothing_to_do"
         record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
-        return _result(config, record)
+        return LabelResult(config, record)
     progress.count_in_background(lambda: sum(1 for _ in source.iter_pending(config, done)))
     progress.note("loading the model and starting Ray")
     spec, weights = models.load_spec(reference)
-    first_seen = publish.Published(config.output, layout).first_seen()
+    first_seen = published.first_seen()
     sink = Sink(
         labels=spec.labels,
         top_k=config.top_k,
@@ -128,7 +119,7 @@ def label(
         model=spec.name,
         stage_seconds=config.stage_seconds,
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
-        stage=stage_to(config.output, record.run_id),
+        stage=partial(publish.stage_part, config.output, record.run_id),
     )
     with _ray(), _recorded(config, record, sink, progress, started):
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
@@ -141,12 +132,7 @@ def label(
         sink.flush()
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
         publish.publish(config.output, layout, sink.parts, _in_threads)
-    return _result(config, record)
-
-
-def done_videos(config: LabelConfig, layout: publish.Layout, digest: str) -> source.DoneVideos:
-    """Videos whose published row still holds for these settings."""
-    return source.DoneVideos(publish.Published(config.output, layout).done(digest, retry_failed=config.retry_failed))
+    return LabelResult(config, record)
 
 
 # --- the chain ------------------------------------------------------------------------------------------------------
@@ -349,7 +335,3 @@ def _in_threads(jobs: list[tuple[Any, ...]]) -> None:
     with ThreadPoolExecutor(PUBLISH_THREADS) as pool:
         for _done in pool.map(lambda job: publish.publish_bucket(*job), jobs):
             pass
-
-
-def _result(config: LabelConfig, record: RunRecord) -> LabelResult:
-    return LabelResult(config.output, record.run_id, record, config.max_failed_share)

@@ -37,8 +37,8 @@ import pyarrow.parquet as pq
 from vidbatch import schema, storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import TRANSIENT_KINDS, ConfigError, PublishConflict
+from vidbatch.metrics import RUNS
 
-RUNS = "_runs"
 ROW_GROUP_ROWS = 65_536
 """Small enough that min/max statistics prune, large enough that zstd and readers are efficient."""
 MAX_CONFLICTS = 50
@@ -99,14 +99,14 @@ def _layout_url(output: str) -> str:
     return storage.join(output, RUNS, "layout.json")
 
 
-def encode_parquet(table: pa.Table, *, row_group_rows: int = ROW_GROUP_ROWS) -> bytes:
+def encode_parquet(table: pa.Table) -> bytes:
     """Parquet bytes with zstd, statistics and a page index."""
     buffer = io.BytesIO()
     pq.write_table(
         table,
         buffer,
         compression="zstd",
-        row_group_size=row_group_rows,
+        row_group_size=ROW_GROUP_ROWS,
         write_statistics=True,
         write_page_index=True,
     )
@@ -195,9 +195,9 @@ def stage_part(output: str, run_id: str, partition: str, number: int, videos: pa
     return f"{base}.videos.parquet"
 
 
-def staged_parts(output: str, run_id: str = "") -> list[str]:
-    """Urls of the `videos` files of all parts staged, by one run or by any."""
-    files = storage.list_files(storage.join(output, RUNS, run_id) if run_id else storage.join(output, RUNS))
+def staged_parts(output: str) -> list[str]:
+    """Urls of the `videos` files of all parts staged, by any run."""
+    files = storage.list_files(storage.join(output, RUNS))
     return sorted(url for url in files if "/staged/" in url and url.endswith(".videos.parquet"))
 
 
@@ -212,8 +212,6 @@ def _frames_of(part: str) -> str:
 
 
 # --- publishing -----------------------------------------------------------------------------------------------------
-
-PublishBucket = Callable[..., None]
 
 
 def publish(output: str, layout: Layout, parts: list[str], run_all: Callable[[list[tuple[Any, ...]]], None]) -> None:
@@ -310,16 +308,10 @@ def _common_frames_schema(schemas: list[pa.Schema]) -> pa.Schema:
 
 def _fit(table: pa.Table, target: pa.Schema) -> pa.Table:
     columns = [
-        table[f.name]
-        if f.name in table.column_names and _fits(table[f.name].type, f.type)
-        else pa.nulls(len(table), f.type)
+        table[f.name] if f.name in table.column_names and table[f.name].type == f.type else pa.nulls(len(table), f.type)
         for f in target
     ]
     return pa.table(columns, schema=target)
-
-
-def _fits(have: pa.DataType, want: pa.DataType) -> bool:
-    return bool(have == want)
 
 
 def _put_table(url: str, table: pa.Table, expected: str | None) -> bool:

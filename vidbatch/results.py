@@ -55,7 +55,7 @@ class Table:
 
 
 class LabelTables:
-    """The two tables of one output."""
+    """The two tables of one output: `videos`, one row a video, and `frames`, one row a sampled frame."""
 
     def __init__(self, output: str) -> None:
         self.videos = Table(output, "videos")

@@ -24,11 +24,6 @@ class FrameSpec(NamedTuple):
     crop_share: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
 
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one uint8 RGB frame."""
-        return self.height * self.width * 3
-
 
 TOP_K: Final = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
 UTC: Final = pa.timestamp("us", tz="UTC")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from vidbatch import publish, schema
+from vidbatch import schema
 from vidbatch.errors import TooManyFailures
 
 STAGE_ROWS: Final = 200_000
@@ -287,12 +287,3 @@ def _rows(table: pa.Table) -> list[Row]:
 def _numbers(cell: pa.ListScalar) -> Array:
     """A copy, so that the block it came in can be freed."""
     return np.array(cell.values.to_numpy(zero_copy_only=False))
-
-
-def stage_to(output: str, run_id: str) -> Callable[[str, int, pa.Table, pa.Table], str]:
-    """A `stage` function for a Sink that writes parts below the run's own directory."""
-
-    def stage(partition: str, number: int, videos: pa.Table, frames: pa.Table) -> str:
-        return publish.stage_part(output, run_id, partition, number, videos, frames)
-
-    return stage
