@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from servers import HttpServer, MotoServer
+from tars import make_tar
 
 from vidbatch import source, storage
 from vidbatch.config import LabelConfig
@@ -58,14 +59,6 @@ def names(clips: list[source.Clip], root: object) -> list[str]:
 def content(clip: source.Clip) -> bytes:
     with storage.open_clip(clip) as stream:
         return stream.read()
-
-
-def make_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
 
 
 @pytest.fixture(params=["disk", "moto", "seaweed"])

@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import tracemalloc
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from servers import HttpServer, MotoServer, PlainHttpServer, SeaweedServer, free_port
+from tars import make_tar
 
 from vidbatch import storage
 from vidbatch.errors import ConfigError, StorageError, VideoError
@@ -830,14 +830,6 @@ def test_a_web_server_without_ranges_is_copied_once(tmp_path: Path, monkeypatch:
 
 
 # --- members of shards ----------------------------------------------------------------------------------------------
-
-
-def make_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
 
 
 def clip_of(source: str, member: storage_tar.Member | None, *, gzipped: bool = False) -> dict[str, Any]:
