@@ -111,7 +111,7 @@ def together(tables: Iterable[pa.Table], spec: FrameSpec) -> list[Decoded]:
     for table in tables:
         assert table.schema.equals(schema.PIXELS)
         for row in table.to_pylist():
-            assert len(row["frames"]) == row["num_frames"] * spec.frame_bytes <= 16 * 2**20
+            assert len(row["frames"]) == row["num_frames"] * spec.height * spec.width * 3 <= 16 * 2**20
             assert len(row["pts_seconds"]) == len(row["is_keyframe"]) == row["num_frames"]
             clips.setdefault((row["url"], row["clip_index"]), []).append(row)
     return [_joined(rows, spec) for rows in clips.values()]
