@@ -29,21 +29,14 @@ frames where the reference scores at least CONFIDENT_SCORE, this share must get 
 Settings = dict[str, Any]
 HALVES = {"read_cpus": 0.5, "model_cpus": 0.5, "write_cpus": 0.1}
 TRIED: dict[str, list[Settings]] = {
-    "vidbatch": [
-        {},
-        {"decode_workers": 1, "model_workers": 1},
-        {"decode_workers": 2, "model_workers": 2},
-    ],
+    "vidbatch": [{}, {"decode_workers": 2, "model_workers": 2}],
     "two_process": [{"mode": "shared"}, {"mode": "split"}],
     "ray_data": [
         {},
-        {**HALVES},
         {**HALVES, "num_blocks": "one_per_file"},
         {**HALVES, "num_blocks": "one_per_file", "read_concurrency": 2},
-        {**HALVES, "num_blocks": "one_per_file", "read_cpus": 0.8},
-        {**HALVES, "num_blocks": "one_per_file", "model_threads": 2},
-        {**HALVES, "num_blocks": "one_per_file", "model_actors": 2},
-        {**HALVES, "num_blocks": "one_per_file", "batch_size": 128},
+        {**HALVES, "num_blocks": "one_per_file", "read_concurrency": 2, "model_threads": 2},
+        {**HALVES, "num_blocks": "one_per_file", "read_concurrency": 2, "batch_size": 128},
     ],
 }
 

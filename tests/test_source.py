@@ -714,16 +714,19 @@ def never(clip: source.Clip) -> list[source.Clip]:
     raise AssertionError(f"{clip} needs no plan")
 
 
-def test_packs_begin_with_single_videos_and_then_hold_several() -> None:
-    packs = list(source.iter_packs((clip_of(number, MIB) for number in range(100)), never))
-    assert [len(pack) for pack in packs] == [1] * 64 + [8, 8, 8, 8, 4]
-    packs = list(source.iter_packs((clip_of(number, 12 * MIB) for number in range(70)), never))
-    assert [len(pack) for pack in packs] == [1] * 64 + [2, 2, 2]
-    packs = list(source.iter_packs((clip_of(number, None) for number in range(80)), never))
-    assert [len(pack) for pack in packs] == [1] * 64 + [8, 8]
-    flat = [clip for pack in packs for clip in pack]
-    assert flat == [clip_of(number, None) for number in range(80)]
-    assert list(source.iter_packs([], never)) == []
+def test_packs_begin_with_single_videos_and_grow() -> None:
+    def sizes(number: int, size_bytes: int | None, num_decoders: int) -> list[int]:
+        clips = [clip_of(n, size_bytes) for n in range(number)]
+        packs = list(source.iter_packs(clips, never, num_decoders=num_decoders))
+        assert [clip for pack in packs for clip in pack] == clips
+        return [len(pack) for pack in packs]
+
+    assert sizes(100, MIB, 1) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, *[8] * 5, 4]
+    assert sizes(50, MIB, 4) == [*[1] * 8, *[2] * 8, *[3] * 8, 2]
+    assert sizes(30, 3 * MIB, 1) == [1, 1, *[2] * 14]
+    assert sizes(30, None, 1) == [1, 1, *[2] * 14]
+    assert max(sizes(2000, 1, 1)) == 32
+    assert sizes(0, None, 1) == []
 
 
 def test_a_long_video_is_planned_and_its_clips_travel_alone() -> None:
@@ -784,7 +787,7 @@ def test_each_pack_arrives_at_ray_as_a_block_of_its_own(tmp_path: Path, one_row_
     assert [block.num_rows for block in blocks] == [1] * len(blocks)
     assert all(block.schema.equals(WORK) for block in blocks)
     sizes = [len(block["clips"][0]) for block in blocks]
-    assert sizes == [1] * 64 + [8, 8, 8, 2]
+    assert sizes == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
     clips = [clip for block in blocks for clip in block["clips"][0].as_py()]
     assert sorted(names(clips, tmp_path)) == [f"{number:03}.mp4" for number in range(10, 100)]
 

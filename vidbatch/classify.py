@@ -6,7 +6,6 @@ frames beside it. Layout: frames_nhwc is uint8 RGB, as decode gives it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = np.ndarray[Any, Any]
+
+_CORES_SHARE = 0.75
+"""A call whose threads got a smaller share of a core each was not alone on its cores."""
+NARROW_CALLS = 30
+"""Calls with one thread before all threads are tried again."""
 
 
 def check_device(device: Literal["auto", "cpu", "cuda"], *, num_gpus: float | None = None) -> None:
@@ -43,29 +47,34 @@ def check_device(device: Literal["auto", "cpu", "cuda"], *, num_gpus: float | No
 class Classifier:
     """A model held ready on its device by one process; calls take and give tables."""
 
-    def __init__(self, spec: ModelSpec, config: LabelConfig, weights: bytes, *, num_threads: int | None = None) -> None:
+    def __init__(self, spec: ModelSpec, config: LabelConfig, weights: bytes, *, num_threads: int = 1) -> None:
         """Build the model and send frames through once, so that the first call is as fast as the others.
 
-        Args: `num_threads` is for torch's own threads in this process (CPU); None leaves torch's default.
+        Args: `num_threads` cores of a CPU are used at once, as long as they are free. When a call got few of them,
+        decoders have the others, and the next calls take one: two threads beside two decoders on two cores take 17 ms
+        of CPU a frame where one takes 14.
         """
-        # OpenMP's threads wait for each other by spinning, on cores that decoders need: beside two busy processes on
-        # two cores, two threads take 944 ms a frame so, and 31 ms when they sleep. It is read when torch is loaded.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import torch
 
         from vidbatch.networks import build
 
         check_device(config.device)
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
+        torch.set_num_threads(1)  # networks.Network has its own
         on_gpu = config.device != "cpu" and torch.cuda.is_available()
-        self._network = build(spec, weights, "cuda" if on_gpu else "cpu")
+        self._network = build(spec, weights, "cuda" if on_gpu else "cpu", num_threads=num_threads)
         self._frame = spec.frame
         self._batch_size = config.batch_size
         self._top_k = min(config.top_k, len(spec.labels))
         self._embedding = config.embedding
+        self._num_threads = num_threads
+        self._narrow_calls_left = 0
         warm_up = config.batch_size if on_gpu else 1
         self._network(torch.zeros((warm_up, *_shape(spec.frame)), dtype=torch.uint8).to(self._network.device))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the next call takes all threads."""
+        return not self._narrow_calls_left
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """PREDICTIONS of a PIXELS table of any number of rows; rows without frames pass through.
@@ -73,17 +82,27 @@ class Classifier:
         Process CPU and wall seconds of the call are shared out by the number of frames.
         """
         started, cpu_started = time.perf_counter(), time.process_time()
+        self._network.is_wide = self.is_wide
         chunks = [_frames_nhwc(cell, self._frame) for cell in table.column("frames")]
         counts = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
         answers = self._classify(chunks, counts)
+        cpu_seconds, wall_seconds = time.process_time() - cpu_started, time.perf_counter() - started
+        self._find_width(cpu_seconds / wall_seconds)
         columns = _answer_columns(counts, answers)
         share = counts / counts.sum() if counts.any() else np.zeros(len(counts))
-        columns["model_cpu_seconds"] = pa.array(share * (time.process_time() - cpu_started))
-        columns["model_wall_seconds"] = pa.array(share * (time.perf_counter() - started))
+        columns["model_cpu_seconds"] = pa.array(share * cpu_seconds)
+        columns["model_wall_seconds"] = pa.array(share * wall_seconds)
         for field in PIXELS:
             if field.name != "frames":
                 columns[field.name] = table.column(field.name)
         return pa.table([columns[field.name] for field in PREDICTIONS], names=PREDICTIONS.names).cast(PREDICTIONS)
+
+    def _find_width(self, num_cores: float) -> None:
+        """Decide from the cores that a call got how many threads the next ones take."""
+        if self._narrow_calls_left:
+            self._narrow_calls_left -= 1
+        elif num_cores < _CORES_SHARE * self._num_threads:
+            self._narrow_calls_left = NARROW_CALLS
 
     def _classify(self, chunks: list[Array], counts: Array) -> dict[str, Array]:
         """Arrays over all frames in order: index and score (N x k), embedding (N x D); score_sum is rows x C."""

@@ -3,7 +3,8 @@
 `label(config)` runs it and returns what it did. `chain()` alone knows pool sizes, batch sizes and GPU shares.
 
 Ray Data merges small blocks and fuses neighbouring operators; either would run a whole archive as one task on one
-core. So blocks are never merged (target_max_block_size = 1: a row is a block) and each stage is its own actor pool.
+core. So blocks are never merged (target_max_block_size = 1: a row is a block, see blocks.py) and each stage is its own
+actor pool.
 Ray and torch are imported only once there is something to do: finding out that there is nothing takes seconds.
 """
 
@@ -23,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from vidbatch import decode, models, publish, source, storage
+from vidbatch import blocks, decode, models, publish, source, storage
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, TooManyFailures, VidbatchError
@@ -31,8 +32,9 @@ from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
 from vidbatch.results import LabelTables
 from vidbatch.sink import Sink
 
-ROWS_PER_MODEL_CALL: Final = 4
-"""Chunks (of at most 64 frames) the model gets at once: enough to fill batches from short clips, little to hold."""
+BLOCKS_NOT_PICKED_UP: Final = 8
+"""A task waits when so many of its blocks are not picked up yet, and Ray Data picks up ten times a second: with its
+default of 2, videos that take no time to decode ran at 19 a second (a block each), with 8 at 90."""
 PUBLISH_THREADS: Final = 4
 
 
@@ -146,7 +148,7 @@ def chain(
     pools: Pools,
     stages: Stages | None = None,
 ) -> Any:
-    """The Ray Data dataset of PREDICTIONS: nothing runs until it is iterated.
+    """The Ray Data dataset of blocks of PREDICTIONS: nothing runs until it is iterated.
 
     Args: `weights` is an ObjectRef of the weights' bytes, so that they cross the network once per node and no node
     needs the file they came from.
@@ -155,10 +157,11 @@ def chain(
     from ray.data import ActorPoolStrategy
 
     stages = stages or Stages(decode.Decoder, _classifier())
-    archive = source.archive_datasource(config, done, planner=partial(decode.plan, config=config))
+    planner = partial(decode.plan, config=config)
+    archive = source.archive_datasource(config, done, planner=planner, num_decoders=pools.decode_workers)
     packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
     pixels = packs.map_batches(
-        stages.decoder,
+        blocks.giving_blocks(stages.decoder),
         fn_constructor_args=(config, spec.frame),
         batch_size=None,
         batch_format="pyarrow",
@@ -166,9 +169,9 @@ def chain(
         num_cpus=pools.decode_cpus,
     )
     return pixels.map_batches(
-        stages.classifier,
+        blocks.taking_blocks(stages.classifier),
         fn_constructor_args=(spec, config, weights, pools.model_threads),
-        batch_size=ROWS_PER_MODEL_CALL,
+        batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.model_workers, max_tasks_in_flight_per_actor=2),
         num_cpus=pools.model_cpus,
@@ -242,9 +245,7 @@ def _predictions(
 
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1
-    # A task waits once so many of its rows are not picked up yet, and Ray Data picks up ten times a second: with its
-    # default of 2, packs of videos that take no time to decode ran at 19 videos a second, with 8 at 90.
-    context._max_num_blocks_in_streaming_gen_buffer = source.PACK_VIDEOS
+    context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_NOT_PICKED_UP
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     source.bound_reading_ahead(context)
@@ -252,7 +253,8 @@ def _predictions(
     _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages)
     try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield blocks.from_block(block)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, VidbatchError):  # already one clear sentence; Ray's traceback adds nothing
             raise error.cause from None

@@ -31,10 +31,11 @@ Planner: TypeAlias = Callable[[Clip], list[Clip]]
 LONG_VIDEO_BYTES: Final = LabelConfig.model_fields["long_video_mb"].default * 2**20
 """Larger videos are planned, and their clips travel alone."""
 
-PACK_BYTES: Final = 32 * 2**20
-PACK_VIDEOS: Final = 8
-NUM_SINGLE_PACKS: Final = 64
-"""The first packs hold one video each, so that all workers begin at once."""
+PACK_BYTES: Final = 8 * 2**20
+PACK_VIDEOS: Final = 32
+PACKS_PER_SIZE: Final = 2
+"""Packs of a size that each decoder gets before packs grow by one video: all decoders begin at once, and at the end of
+a small archive none works long on a large pack while others have nothing left."""
 
 PACKS_AHEAD: Final = 256
 """Packs that wait for decoding before listing pauses; more than any pool of decoders takes at once."""
@@ -234,9 +235,9 @@ def _found_row(row: manifests.Row) -> Found:
 
 
 def iter_packs(
-    clips: Iterable[Clip], planner: Planner, *, long_video_bytes: int = LONG_VIDEO_BYTES
+    clips: Iterable[Clip], planner: Planner, *, num_decoders: int = 1, long_video_bytes: int = LONG_VIDEO_BYTES
 ) -> Iterator[list[Clip]]:
-    """Packs for one decode call each: single videos first, then small ones together, clips of long ones alone."""
+    """Packs for one decode call each: small videos together, more and more of them, and clips of long ones alone."""
     pack: list[Clip] = []
     pack_bytes = num_packs = 0
     for clip in clips:
@@ -254,7 +255,7 @@ def iter_packs(
             pack, pack_bytes = [], 0
         pack.append(clip)
         pack_bytes += size_bytes
-        if len(pack) == PACK_VIDEOS or num_packs < NUM_SINGLE_PACKS:
+        if len(pack) >= min(PACK_VIDEOS, 1 + num_packs // (PACKS_PER_SIZE * num_decoders)):
             num_packs += 1
             yield pack
             pack, pack_bytes = [], 0
@@ -263,15 +264,18 @@ def iter_packs(
 
 
 def read_work(
-    config: LabelConfig, done: DoneVideos, planner: Planner, *, part: int, num_parts: int
+    config: LabelConfig, done: DoneVideos, planner: Planner, *, part: int, num_parts: int, num_decoders: int = 1
 ) -> Iterator[pa.Table]:
     """Tables of schema.WORK, one row (one pack) each, for one of `num_parts` disjoint parts of the archive."""
     pending = _pending(config, done, part=part, num_parts=num_parts)
-    for pack in iter_packs(pending, planner, long_video_bytes=config.long_video_mb * 2**20):
+    long_video_bytes = config.long_video_mb * 2**20
+    for pack in iter_packs(pending, planner, num_decoders=num_decoders, long_video_bytes=long_video_bytes):
         yield pa.Table.from_pylist([{"clips": pack}], schema=WORK)
 
 
-def archive_datasource(config: LabelConfig, done: DoneVideos, *, planner: Planner, num_read_tasks: int = 1) -> Any:
+def archive_datasource(
+    config: LabelConfig, done: DoneVideos, *, planner: Planner, num_read_tasks: int = 1, num_decoders: int = 1
+) -> Any:
     """A ray.data.Datasource of schema.WORK, one pack a row, listed lazily while the rows are consumed.
 
     Args: `planner` cuts a video of more than `config.long_video_mb` into clips, inside the read task.
@@ -282,7 +286,7 @@ def archive_datasource(config: LabelConfig, done: DoneVideos, *, planner: Planne
     import ray
 
     num_parts = 1 if config.limit is not None else num_read_tasks
-    return _archive_class()(partial(_read_part, config, ray.put(done), planner, num_parts), num_parts)
+    return _archive_class()(partial(_read_part, config, ray.put(done), planner, num_parts, num_decoders), num_parts)
 
 
 def bound_reading_ahead(context: Any, max_packs: int = PACKS_AHEAD) -> None:
@@ -320,10 +324,12 @@ def _backpressure_class() -> type:
     return WaitingPacks
 
 
-def _read_part(config: LabelConfig, done: Any, planner: Planner, num_parts: int, part: int) -> Iterator[pa.Table]:
+def _read_part(
+    config: LabelConfig, done: Any, planner: Planner, num_parts: int, num_decoders: int, part: int
+) -> Iterator[pa.Table]:
     import ray
 
-    yield from read_work(config, ray.get(done), planner, part=part, num_parts=num_parts)
+    yield from read_work(config, ray.get(done), planner, part=part, num_parts=num_parts, num_decoders=num_decoders)
 
 
 @lru_cache(maxsize=1)
