@@ -3,7 +3,8 @@
 pinned:     real work on 1, then 2 pinned cores of this machine
 simulated:  1 to 16 Ray nodes on this machine, their stages waiting as long as the real ones took
 cluster:    real work on 1, 2, 4, ... nodes of the cluster that RAY_ADDRESS names, or that this is submitted to:
-            ray job submit --working-dir benchmarks -- python scaling.py --cluster --archive URL --output URL
+            ray job submit --working-dir benchmarks --runtime-env-json '{"py_modules": ["vidbatch"]}' -- \\
+                python scaling.py --cluster --archive URL --output URL
 
 Strong scaling: the same archive on more nodes. Weak: as many videos again for every further node.
 Efficiency is throughput(n) / (n x throughput(1)) without start-up: the work's seconds less those of one video alone.
@@ -23,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import archives
 import harness
 import ray_health
 import waiting_stages
@@ -217,6 +217,8 @@ def simulated_cluster(nodes: int) -> Iterator[None]:
 
 def simulated(waits: Row, nodes: list[int], strong_seconds: float, weak_seconds: float) -> dict[str, Any]:
     """Strong and weak scaling over simulated nodes; `waits` is a real row of two pinned cores."""
+    import archives  # here, because a cluster has no clips to cut archives from
+
     decode, model = (waits["stage_seconds_a_video"][name] for name in ("decode", "classify"))
     a_node = min(CPUS_A_NODE / decode, 1 / model)  # videos a second that the waits allow
     strong = max(8, round(strong_seconds * a_node))
@@ -355,6 +357,8 @@ def main() -> None:
             plot(folder, "scaling_cluster", {"Ray cluster": measured})
         print(json.dumps(measured))
         return
+    import archives
+
     quick = options.quick
     archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=7)
     path = folder / "scaling.json"

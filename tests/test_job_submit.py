@@ -237,3 +237,23 @@ def test_a_stopped_job_goes_on_when_submitted_again(cluster: Cluster, job: Path,
     assert second["state"] == "finished"
     assert second["recovered_parts"] > 0
     assert 0 < second["videos"] < NUM_VIDEOS, "what the stopped job had finished was not done again"
+
+
+@pytest.mark.long
+def test_scaling_is_measured_by_a_submitted_job(cluster: Cluster, archive: Path) -> None:
+    """The command of benchmarks/README.md."""
+    done = cluster.ray(
+        *("job", "submit", "--working-dir", str(REPOSITORY / "benchmarks")),
+        *("--runtime-env-json", json.dumps({"py_modules": [str(REPOSITORY / "vidbatch")]})),
+        *("--", "python", "scaling.py", "--cluster", "--archive", str(archive / "videos")),
+        *("--output", str(archive / "scaling"), "--videos-a-node", "4"),
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    measured = json.loads(line)
+    for kind in ("strong", "weak"):
+        [row] = measured[kind]
+        assert (row["nodes"], row["videos"], row["efficiency"]) == (1, 4, 1.0)
+        assert row["frames"] == 4 * FRAMES_PER_VIDEO // 10
+        assert 0 < row["busy_share"]["decode"] <= 1.05
