@@ -219,7 +219,7 @@ class TimeSelector:
     """
 
     def __init__(self, wanted: Wanted, *, clamp_low: bool = False) -> None:
-        self._wanted = wanted
+        self.wanted = wanted
         self._clamp_low = clamp_low
         self._shown_since: int | None = None
         self._before_first = False
@@ -229,9 +229,9 @@ class TimeSelector:
         since, self._shown_since = self._shown_since, tick
         if since is not None:
             early, self._before_first = self._before_first, False
-            return early or self._wanted.any_in(since, tick)
-        if self._clamp_low and isinstance(self._wanted, Times):
-            self._before_first = self._wanted.any_before(tick)
+            return early or self.wanted.any_in(since, tick)
+        if self._clamp_low and isinstance(self.wanted, Times):
+            self._before_first = self.wanted.any_before(tick)
         return False
 
     def finish(self, end: int | None) -> bool:
@@ -241,13 +241,13 @@ class TimeSelector:
         if self._before_first:
             return True
         if end is None:
-            return self._wanted.any_from(self._shown_since)
-        return self._wanted.any_in(self._shown_since, end)
+            return self.wanted.any_from(self._shown_since)
+        return self.wanted.any_in(self._shown_since, end)
 
     @property
     def exhausted(self) -> bool:
         """All wanted times lie before the frame fed last."""
-        return self._shown_since is not None and not self._before_first and not self._wanted.any_from(self._shown_since)
+        return self._shown_since is not None and not self._before_first and not self.wanted.any_from(self._shown_since)
 
 
 class CountingSelector:

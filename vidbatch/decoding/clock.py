@@ -31,12 +31,18 @@ class Clock:
         self._last: int | None = None
         self._offset = 0
         self._last_pts = self._last_dts = -(2**63)
-        self._num_bad_pts = self._num_bad_dts = 0
+        self._num_bad_pts = self._num_bad_dts = self._num_without_pts = 0
         self.end = 0
         """When the last frame's own duration is over."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every frame so far was shown at its own time."""
+        return not (self._offset or self._num_bad_pts or self._num_without_pts)
+
     def tick(self, frame: VideoFrame) -> int:
         """The tick from which the next frame in presentation order is shown."""
+        self._num_without_pts += frame.pts is None
         own = self._best_effort(frame.pts, frame.dts)
         if self._last is None:
             tick = 0 if own is None else own

@@ -1,8 +1,8 @@
 """A clip goes in; chunks of its sampled frames come out, as uint8 RGB with their presentation times, in order.
 
-Runs in the decoder's child process. Every frame from the clip's keyframe on is decoded, one at a time; at most one
-chunk of pictures and one undecided frame are held, whatever the length. Damage ends the clip: the frames before it
-are given, the last chunk says what happened.
+Runs in the decoder's child process. The frames from the clip's keyframe on are decoded, one at a time, but for those
+that neither the sample nor another frame needs (skipping.py). At most one chunk of pictures and one undecided frame are
+held, whatever the length. Damage ends the clip: the frames before it are given, the last chunk says what happened.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vidbatch.decoding.container import Log, Video
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
 from vidbatch.decoding.reading import FrameReader, Shown
+from vidbatch.decoding.skipping import WantedIn
 from vidbatch.decoding.types import Job, TargetSize
 from vidbatch.errors import VideoError
 from vidbatch.sampling import (
@@ -115,6 +116,8 @@ class ClipSample:
                     break
                 if selector is None:
                     selector = self._selector(first_tick=shown.tick)
+                    if isinstance(selector, TimeSelector):
+                        self.reader.is_wanted = self._is_wanted(selector)
                 if selector.feed(shown.tick, shown.frame.key_frame) and self._is_inside(last):
                     yield last
                 last = shown
@@ -129,6 +132,12 @@ class ClipSample:
             yield last
         if problem is not None:
             raise problem
+
+    def _is_wanted(self, selector: TimeSelector) -> WantedIn:
+        start = self._start
+        if start is None:
+            return selector.wanted.any_in
+        return lambda tick, end: tick >= start and selector.wanted.any_in(tick, end)
 
     def _is_inside(self, shown: Shown | None) -> bool:
         return shown is not None and (self._start is None or shown.tick >= self._start)

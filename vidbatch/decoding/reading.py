@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from vidbatch.decoding.clock import Clock
 from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.skipping import LOOK_AHEAD, Skipper, WantedIn
 from vidbatch.errors import VideoError
 
 _STEPS_BACK_SECONDS: Final = (0, 3, 30)
@@ -51,12 +52,17 @@ class FirstFrame(NamedTuple):
 
 
 class FrameReader:
-    """Decodes a video's frames; counts them in `num_frames_decoded`."""
+    """Decodes a video's frames; counts them in `num_frames_decoded`.
+
+    From when `is_wanted` is set, frames that are not wanted, and that no other one needs, are left out. The frames
+    before and after them come as they would have come, and the video's last one always comes.
+    """
 
     def __init__(self, video: Video, log: Log) -> None:
         self._video = video
         self._log = log
         self.num_frames_decoded = 0
+        self.is_wanted: WantedIn | None = None
 
     def from_beginning(self) -> Iterator[Shown]:
         """All frames. Raises VideoError behind the last good one where there is damage."""
@@ -109,6 +115,7 @@ class _Pass:
         self._from_tick = from_tick
         self._packets = _Lookahead(video.packets())
         self._clock = Clock(video.time_base, video.frame_ticks)
+        self._skipper = Skipper(video, self._clock, from_tick)
         self._held = _HeldBack()
         self._have_keyframe = False
         self._trouble: BaseException | None = None
@@ -140,6 +147,10 @@ class _Pass:
         if damage is not None:
             return [], damage
         self._held.sent(packet.pts)
+        if self._skipper.is_possible:
+            following = self._packets.peek(LOOK_AHEAD)
+            skips = self._skipper.may_skip(packet, following, self._reader.is_wanted)
+            self._video.context.skip_frame = "NONREF" if skips else "DEFAULT"
         try:
             return self._video.context.decode(packet), None
         except (av.FFmpegError, ValueError) as error:
@@ -176,6 +187,7 @@ class _Pass:
         for frame in frames:
             end_before = self._clock.end
             tick = self._clock.tick(frame)
+            end_before = max(end_before, self._skipper.end_of_skipped(tick))
             self._reader.num_frames_decoded += 1
             if frame.is_corrupt:
                 if self._from_tick is None or tick >= self._from_tick:
@@ -216,23 +228,29 @@ class _Pass:
 
 
 class _Lookahead:
-    """Packets, and a view of the ones to come."""
+    """Packets, and a view of the ones to come; reading that fails is noticed behind the last packet that came."""
 
     def __init__(self, packets: Iterator[Packet[VideoStream]]) -> None:
         self._packets = packets
         self._seen: deque[Packet[VideoStream]] = deque()
+        self._failure: VideoError | None = None
 
     def __iter__(self) -> Iterator[Packet[VideoStream]]:
         while self.peek(1):
             yield self._seen.popleft()
+        if self._failure is not None:
+            raise self._failure
 
     def peek(self, number: int) -> list[Packet[VideoStream]]:
-        self._seen.extend(islice(self._packets, max(0, number - len(self._seen))))
+        try:
+            self._seen.extend(islice(self._packets, max(0, number - len(self._seen))))
+        except VideoError as error:
+            self._failure = error
         return list(self._seen)
 
     def are_last(self) -> bool:
         """Whether the data end here: demuxers make up to two more packets of a torn one."""
-        return len(self.peek(3)) < 3
+        return len(self.peek(3)) < 3 and self._failure is None
 
 
 class _HeldBack:
