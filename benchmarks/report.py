@@ -1,6 +1,6 @@
-"""The JSON files of `benchmarks/results` in; the table of figures in `benchmarks/README.md` out.
+"""The JSON files of `benchmarks/results` in; the table of figures in both READMEs out.
 
-python benchmarks/report.py    rewrites the part of the README between its two markers
+python benchmarks/report.py    rewrites the part of each README between its two markers
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import HERE, RESULTS
+from harness import HERE, REPOSITORY, RESULTS
 
-README = HERE / "README.md"
+READMES = (REPOSITORY / "README.md", HERE / "README.md")
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 Content = dict[str, Any]
 Line = tuple[str, str, str]
@@ -103,9 +103,10 @@ def render(folder: Path = RESULTS) -> str:
 
 
 def main() -> None:
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{render()}{END}{after}")
+    for readme in READMES:
+        before, _, rest = readme.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        readme.write_text(f"{before}{BEGIN}\n{render()}{END}{after}")
     print(render())
 
 
