@@ -368,7 +368,7 @@ def main() -> None:
     if options.only != "pinned":
         nodes = options.node_counts or ([1, 2] if quick else [1, 2, 4, 8, 16])
         content["simulated"] = simulated(
-            content["pinned"]["strong"][-1], nodes, *((8.0, 4.0) if quick else (160.0, 30.0))
+            content["pinned"]["strong"][-1], nodes, *((8.0, 4.0) if quick else (100.0, 20.0))
         )
     sections = {name: content[name] for name in ("pinned", "simulated") if name in content}
     harness.save(folder, "scaling", sections, quick=quick)

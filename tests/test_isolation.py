@@ -288,3 +288,20 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
     assert max(peaks.values()) < 200, peaks
     assert peaks[2000] - peaks[200] < 20
     assert peaks[250] - peaks[50] < 20
+
+
+def test_memory_does_not_grow_from_clip_to_clip(tmp_path: Path) -> None:
+    """Pictures that objects in a circle hold on to are freed with the clip, not some hundred MB later."""
+    make_video(tmp_path / "v.mp4", num_frames=30, width=1920, height=1080)
+    decoder = Decoder(config(sampling="fps=5"), SPEC)
+    used = []
+    for _ in range(16):
+        [_clip] = together(decoder(work([clip_row(tmp_path / "v.mp4")])), SPEC)
+        used.append(_unique_mb(decoder._process.pid))
+    decoder.close()
+    assert max(used[8:]) - min(used[4:8]) < 15, used
+
+
+def _unique_mb(pid: int | None) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024

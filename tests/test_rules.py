@@ -49,7 +49,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
         "sink": ("sink", "publish"),
     },
     {"testing": ("testing",)},
-    {"pipeline": ("pipeline", "plan")},
+    {"pipeline": ("pipeline", "plan", "blocks")},
     {"cli": ("cli",)},
 ]
 MAY_IMPORT = {

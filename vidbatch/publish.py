@@ -56,6 +56,12 @@ class Layout(NamedTuple):
         """Bucket number: equal ranges of the id's first 32 bits, so that sorting by id groups buckets."""
         return int(video_id[:8], 16) * self.buckets >> 32
 
+    def is_in(self, bucket: int) -> pc.Expression:
+        """Filter for the rows of a bucket."""
+        low, high = (f"{-(-(number << 32) // self.buckets):08x}" for number in (bucket, bucket + 1))
+        at_least = pc.field("video_id") >= low
+        return at_least if bucket + 1 == self.buckets else at_least & (pc.field("video_id") < high)
+
     def file_name(self, bucket: int) -> str:
         """`bucket=03.parquet`, zero-padded so that listings sort."""
         return f"bucket={bucket:0{len(str(self.buckets - 1))}d}.parquet"
@@ -260,9 +266,10 @@ def _newest(
     published, begun = _runs_of(old_videos), _runs_of(old_frames)
     best: dict[str, tuple[str, str]] = {}
     for part in parts:
-        for video_id, run_id in _runs_of(_read_if_there(part, ["video_id", "run_id"])).items():
+        staged = _runs_of(_read_if_there(part, ["video_id", "run_id"], layout.is_in(bucket)))
+        for video_id, run_id in staged.items():
             is_later = run_id > published.get(video_id, "") and run_id >= begun.get(video_id, "")
-            if layout.bucket_of(video_id) == bucket and is_later and run_id > best.get(video_id, ("", ""))[0]:
+            if is_later and run_id > best.get(video_id, ("", ""))[0]:
                 best[video_id] = (run_id, part)
     winners: dict[str, list[str]] = {}
     for video_id, (_, part) in best.items():

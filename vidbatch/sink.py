@@ -22,6 +22,8 @@ from vidbatch.errors import TooManyFailures
 
 STAGE_ROWS: Final = 200_000
 """A part is staged when this many frame rows are waiting, however short the time."""
+STAGE_VIDEOS: Final = 4_000
+"""Or so many videos: each takes some 10 kB while it waits and its row is made."""
 HOPELESS_AFTER: Final = 100
 """When the first so many videos all fail for one reason, the run is stopped: the reason is not the videos."""
 
@@ -130,7 +132,8 @@ class Sink:
         for row in _rows(table):
             self._add_chunk(row)
         waited = time.monotonic() - self._waiting_since
-        if self._finished and (self._waiting_rows >= STAGE_ROWS or waited >= self._stage_seconds):
+        is_much = self._waiting_rows >= STAGE_ROWS or len(self._finished) >= STAGE_VIDEOS
+        if self._finished and (is_much or waited >= self._stage_seconds):
             self.flush()
 
     def flush(self) -> None:

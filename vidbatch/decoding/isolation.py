@@ -15,6 +15,7 @@ Records come back as JSON and not pickled: a decoder taken over by a hostile fil
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -29,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from vidbatch.errors import VideoError
@@ -260,6 +262,7 @@ def _main(socket_fd: int, lifeline_fd: int, limit_bytes: int) -> None:
             function, args = pickle.loads(channel.receive())  # noqa: S301  # from our own parent
             outcome = _run(channel, function, args)
             channel.send(json.dumps({"outcome": outcome}).encode())
+            gc.collect()  # a few objects that hold each other hold pictures too: Python would let hundreds of MB gather
 
 
 def _die_with_parent(lifeline_fd: int) -> None:
@@ -276,9 +279,12 @@ def _die_with_parent(lifeline_fd: int) -> None:
         os._exit(0)  # it closed before we were listening
 
 
+@lru_cache
 def _find(function: str) -> Callable[..., Iterator[Item]]:
     module, _, name = function.partition(":")
     found: Callable[..., Iterator[Item]] = getattr(importlib.import_module(module), name)
+    gc.collect()
+    gc.freeze()  # what was imported stays: collecting what a call leaves behind takes no time then
     return found
 
 
