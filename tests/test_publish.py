@@ -48,6 +48,18 @@ def rows(output: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     )
 
 
+@pytest.mark.parametrize("buckets", [1, 3, 4, 16, 1000])
+def test_the_filter_of_a_bucket_finds_what_belongs_to_it(buckets: int) -> None:
+    layout = Layout(buckets, "none")
+    numbers = np.random.default_rng(buckets).integers(0, 2**32, 300).tolist()
+    edges = [edge + off for b in range(buckets) for edge in [(b << 32) // buckets] for off in (-1, 0, 1)]
+    ids = [f"{n:08x}{'7' * 24}" for n in [*numbers, *edges[:300], 0, 2**32 - 1] if 0 <= n < 2**32]
+    table = pa.table({"video_id": ids})
+    for bucket in range(0, buckets, max(1, buckets // 7)):
+        found = table.filter(layout.is_in(bucket))["video_id"].to_pylist()
+        assert found == [video_id for video_id in ids if layout.bucket_of(video_id) == bucket]
+
+
 def test_published_rows_are_the_staged_rows_and_the_parts_are_gone(tmp_path: Path) -> None:
     stage(tmp_path, range(50), "run-a")
     publish_all(tmp_path)

@@ -89,6 +89,15 @@ def test_a_chunk_delivered_twice_counts_once() -> None:
     assert parts.sink.totals.frames == 6
 
 
+def test_finished_videos_are_staged_when_many_wait_however_short_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidbatch.sink.STAGE_VIDEOS", 3)
+    parts = Parts()
+    for video in range(7):
+        parts.sink.add(predictions(chunk(video, range(2))))
+    assert [videos.num_rows for _, videos, _ in parts.tables] == [3, 3]
+    assert len(parts.rows()[0]) == 7
+
+
 def test_a_video_whose_last_chunk_is_missing_is_not_staged() -> None:
     parts = Parts()
     parts.sink.add(predictions(chunk(1, range(4), index=1)))
