@@ -120,7 +120,7 @@ def test_a_killed_decode_worker_costs_nothing_but_time(place: Path, clean: Any, 
         time.sleep(0.1)
         children = [c for c in psutil.Process(process.pid).children(recursive=True)
                     if "vidbatch.decoding.isolation" in " ".join(_words(c))]  # fmt: skip
-        if not children or not list(output.glob("_runs/*/staged/*/*.videos.parquet")):
+        if not children:
             continue
         target = children[0].parent() if victim == "actor" else children[0]
         if target is None or target.pid == process.pid:
