@@ -149,7 +149,7 @@ def test_an_unreachable_cluster_is_one_sentence(place: Path) -> None:
 def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, number: int) -> None:
     archive, output = place / f"long-{number}", place / f"stopped-{number}"
     archive.mkdir()
-    for n in range(12):
+    for n in range(24):
         make_video(archive / f"video-{n:02d}.mp4", num_frames=300, fps=10, video_number=n % 8)
     settings = place / "settings.yaml"
     settings.write_text("stage_seconds: 0\n")
@@ -166,11 +166,11 @@ def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, numb
     assert "run the same command again" in words
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
-    assert pq.read_table(output / "videos").num_rows == 12
-    assert pq.read_table(output / "frames").num_rows == 12 * 300
+    assert pq.read_table(output / "videos").num_rows == 24
+    assert pq.read_table(output / "frames").num_rows == 24 * 300
     records = json.loads(run("status", output, "--all", "--json").stdout)
     assert [r["state"] for r in records] == ["interrupted", "finished"]
-    assert records[1]["videos"] < 12
+    assert records[1]["videos"] < 24
 
 
 def test_help_has_examples_and_every_setting(place: Path) -> None:
