@@ -82,7 +82,6 @@ class Classifier:
         Process CPU and wall seconds of the call are shared out by the number of frames.
         """
         started, cpu_started = time.perf_counter(), time.process_time()
-        self._network.is_wide = self.is_wide
         chunks = [_frames_nhwc(cell, self._frame) for cell in table.column("frames")]
         counts = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
         answers = self._classify(chunks, counts)
@@ -114,7 +113,7 @@ class Classifier:
         indices, scores, embeddings = [], [], []
         first = 0
         for batch in self._batches(chunks):
-            probabilities, embedding = self._network(batch)
+            probabilities, embedding = self._network(batch, is_wide=self.is_wide)
             sums.index_add_(0, row_of_frame[first : first + len(batch)], probabilities)
             best = probabilities.topk(self._top_k, dim=1)
             indices.append(best.indices.to(torch.int32))

@@ -289,22 +289,20 @@ class Network:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self._of_thread = threading.local()  # what enters the last layer of the slice a thread is at
         self._threads: ThreadPoolExecutor | None = None
-        self.is_wide = True
-        """Whether a call may use all of its threads; else it takes one."""
         if device.type == "cpu" and num_threads > 1:
-            torch.set_num_threads(1)
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
         module.get_submodule(classifier).register_forward_pre_hook(self._keep)
 
-    def __call__(self, frames_nhwc: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, frames_nhwc: Tensor, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x C, rows sum to 1) and embeddings (float32, N x D) of uint8 frames on the device.
 
         The embedding is what enters the last layer, averaged over positions where there are several.
+        Args: `is_wide` lets the call use all threads; else it takes one.
         """
         if self.device.type != "cpu":
             return self._run(frames_nhwc)
         slices = torch.split(frames_nhwc, CPU_SLICE_FRAMES)
-        wide = self._threads if self.is_wide else None
+        wide = self._threads if is_wide else None
         parts = list(map(self._run, slices) if wide is None else wide.map(self._run, slices))
         return torch.cat([scores for scores, _ in parts]), torch.cat([features for _, features in parts])
 
@@ -322,7 +320,7 @@ class Network:
 def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1) -> Network:
     """The network ready to run on `cpu` or `cuda`; float32 (matrix products in TF32 on cuda).
 
-    Args: `num_threads` slices of a batch run at once on a CPU; above 1, torch's own threads are set to 1.
+    Args: `num_threads` slices of a batch run at once on a CPU, each with one of torch's own threads.
     Raises ModelError for weights that do not fit.
     """
     module = make_module(spec.architecture, len(spec.labels), spec.frame)
