@@ -139,6 +139,7 @@ class SeaweedServer(S3Server):
         flags = {
             "-dir": str(folder / "data"), "-ip": "127.0.0.1", "-ip.bind": "127.0.0.1", "-s3.port": str(port),
             "-webdav": "false", "-admin.ui": "false", "-master.telemetry": "false", **ports,
+            "-volume.max": "10000",  # every bucket takes a volume; by itself it allows as many as the free disk holds
         }  # fmt: skip
         (folder / "data").mkdir()
         with self.log.open("w") as log:

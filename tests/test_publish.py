@@ -23,11 +23,6 @@ from vidbatch.results import Table
 LAYOUT = Layout(4, "none")
 
 
-def one_by_one(jobs: list[tuple[Any, ...]]) -> None:
-    for job in jobs:
-        publish.publish_bucket(*job)
-
-
 def stage(output: Path, numbers: range, run_id: str, **options: Any) -> None:
     partition = options.pop("partition", "")
     number = options.pop("number", 0)
@@ -35,7 +30,7 @@ def stage(output: Path, numbers: range, run_id: str, **options: Any) -> None:
 
 
 def publish_all(output: Path, layout: Layout = LAYOUT) -> None:
-    publish.publish(str(output), layout, publish.staged_parts(str(output)), one_by_one)
+    publish.publish(str(output), layout, publish.staged_parts(str(output)))
 
 
 def rows(output: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -126,7 +121,7 @@ def test_racing_publishers_lose_and_double_nothing(tmp_path: Path) -> None:
         stage(tmp_path, range(start, start + 15), f"run-{start:03d}")  # neighbours overlap by five videos
     parts = publish.staged_parts(str(tmp_path))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda part: publish.publish(str(tmp_path), LAYOUT, [part], one_by_one), parts))
+        list(pool.map(lambda part: publish.publish(str(tmp_path), LAYOUT, [part]), parts))
     videos, frames = rows(tmp_path)
     assert [v["url"] for v in videos] == [identity(n)["url"] for n in range(165)]
     assert [(f["url"], f["frame_index"]) for f in frames] == [

@@ -17,7 +17,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -35,7 +34,6 @@ from vidbatch.sink import Sink
 BLOCKS_NOT_PICKED_UP: Final = 8
 """A task waits when so many of its blocks are not picked up yet, and Ray Data picks up ten times a second: with its
 default of 2, videos that take no time to decode ran at 19 a second (a block each), with 8 at 90."""
-PUBLISH_THREADS: Final = 4
 
 
 class LabelResult(LabelTables):
@@ -98,7 +96,7 @@ def label(
     recovered = publish.staged_parts(config.output)
     if recovered:
         progress.note(f"publishing {len(recovered)} part(s) that an earlier run had finished")
-        publish.publish(config.output, layout, recovered, _in_threads)
+        publish.publish(config.output, layout, recovered)
     reference = models.find_model(config.model)
     digest = publish.config_digest(config, reference.digest)
     published = publish.Published(config.output, layout)
@@ -133,7 +131,7 @@ def label(
             record.save_if_due(config.output, sink.totals)
         sink.flush()
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
-        publish.publish(config.output, layout, sink.parts, _in_threads)
+        publish.publish(config.output, layout, sink.parts)
     return LabelResult(config, record)
 
 
@@ -331,9 +329,3 @@ def _recorded(config: LabelConfig, record: RunRecord, sink: Sink, progress: Prog
         record.count(sink.totals)
         record.wall_seconds["total"] = round(time.monotonic() - started, 3)
         record.save(config.output)
-
-
-def _in_threads(jobs: list[tuple[Any, ...]]) -> None:
-    with ThreadPoolExecutor(PUBLISH_THREADS) as pool:
-        for _done in pool.map(lambda job: publish.publish_bucket(*job), jobs):
-            pass

@@ -22,7 +22,7 @@ from vidbatch.errors import TooManyFailures
 
 STAGE_ROWS: Final = 200_000
 """A part is staged when this many frame rows are waiting, however short the time."""
-STAGE_VIDEOS: Final = 4_000
+STAGE_VIDEOS: Final = 1_000
 """Or so many videos: each takes some 10 kB while it waits and its row is made."""
 HOPELESS_AFTER: Final = 100
 """When the first so many videos all fail for one reason, the run is stopped: the reason is not the videos."""
