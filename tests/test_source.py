@@ -23,7 +23,7 @@ import pytest
 from servers import HttpServer, MotoServer
 from tars import make_tar
 
-from vidbatch import source, storage
+from vidbatch import blocks, source, storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ERROR_KINDS, ConfigError
 from vidbatch.schema import CLIP, WORK
@@ -825,7 +825,8 @@ def test_planning_happens_in_the_read_task(tmp_path: Path, one_row_a_block: Any)
     assert all(json.loads(row["clips"][0]["metadata"]) != driver for row in rows)
 
 
-def test_reading_waits_for_a_slow_consumer(tmp_path: Path, one_row_a_block: Any) -> None:
+@pytest.mark.parametrize("in_between", [False, True], ids=["next", "after the next"])
+def test_reading_waits_for_a_slow_consumer(tmp_path: Path, one_row_a_block: Any, in_between: bool) -> None:
     import ray
 
     archive, log = tmp_path / "archive", tmp_path / "log"
@@ -845,17 +846,24 @@ def test_reading_waits_for_a_slow_consumer(tmp_path: Path, one_row_a_block: Any)
             time.sleep(0.1)
             return table
 
-    source.bound_reading_ahead(one_row_a_block, 40)
+    class Quick:
+        def __call__(self, table: pa.Table) -> pa.Table:
+            return table
+
+    blocks.bound_waiting(one_row_a_block, 40)
     work = source.archive_datasource(config(archive), NOTHING, planner=plan)
-    dataset = ray.data.read_datasource(work, override_num_blocks=1, num_cpus=0.01).map_batches(
-        Slow,
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=2),
-    )
+    dataset = ray.data.read_datasource(work, override_num_blocks=1, num_cpus=0.01)
+    for stage in [Quick, Slow] if in_between else [Slow]:
+        dataset = dataset.map_batches(
+            stage,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=2),
+            num_cpus=0.5,
+        )
     rows = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
     for _ in range(10):
         next(rows)
     time.sleep(3)
     read_by_then = log.stat().st_size
-    assert 10 <= read_by_then < 100
+    assert 10 <= read_by_then < (200 if in_between else 100)

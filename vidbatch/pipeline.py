@@ -246,7 +246,7 @@ def _predictions(
     context._max_num_blocks_in_streaming_gen_buffer = BLOCKS_NOT_PICKED_UP
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    source.bound_reading_ahead(context)
+    blocks.bound_waiting(context)
     context.issue_detectors_config.detectors = []  # they advise on memory settings that chain() has decided
     _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages)

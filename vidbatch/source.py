@@ -37,10 +37,6 @@ PACKS_PER_SIZE: Final = 2
 """Packs of a size that each decoder gets before packs grow by one video: all decoders begin at once, and at the end of
 a small archive none works long on a large pack while others have nothing left."""
 
-PACKS_AHEAD: Final = 256
-"""Packs that wait for decoding before listing pauses; more than any pool of decoders takes at once."""
-
-_MAX_PACKS_KEY: Final = "vidbatch.max_packs_ahead"
 _STAT_THREADS: Final = 32
 _UNKNOWN_BYTES: Final = 4 * 2**20
 
@@ -287,41 +283,6 @@ def archive_datasource(
 
     num_parts = 1 if config.limit is not None else num_read_tasks
     return _archive_class()(partial(_read_part, config, ray.put(done), planner, num_parts, num_decoders), num_parts)
-
-
-def bound_reading_ahead(context: Any, max_packs: int = PACKS_AHEAD) -> None:
-    """Let datasets of a ray.data.DataContext pause the archive's listing while `max_packs` packs wait for decoding.
-
-    Ray's own backpressure counts bytes, and a pack is a few hundred of them: a reader that is faster than the decoders
-    fills the driver with waiting packs, 10 kB each (measured: 2,600 after 75 s), until the archive ends.
-    """
-    from ray.data._internal.execution.backpressure_policy import (
-        ENABLED_BACKPRESSURE_POLICIES,
-        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
-    )
-
-    context.set_config(_MAX_PACKS_KEY, max_packs)
-    context.set_config(
-        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, _backpressure_class()]
-    )
-
-
-@lru_cache(maxsize=1)
-def _backpressure_class() -> type:
-    from ray.data._internal.execution.backpressure_policy import BackpressurePolicy
-    from ray.data._internal.execution.operators.base_physical_operator import InternalQueueOperatorMixin
-
-    class WaitingPacks(BackpressurePolicy):  # type: ignore[misc]
-        def max_task_output_bytes_to_read(self, op: Any) -> int | None:
-            if not op.name.startswith("ReadArchive"):
-                return None
-            waiting = self._topology[op].total_enqueued_output_blocks()
-            for consumer in op.output_dependencies:
-                if isinstance(consumer, InternalQueueOperatorMixin):
-                    waiting += consumer.internal_input_queue_num_blocks()
-            return 0 if waiting >= self._data_context.get_config(_MAX_PACKS_KEY) else None
-
-    return WaitingPacks
 
 
 def _read_part(
