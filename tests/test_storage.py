@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from servers import HttpServer, MotoServer, PlainHttpServer, SeaweedServer, free_port
 from tars import make_tar
 
@@ -592,6 +594,50 @@ def test_headers_far_apart_cost_small_requests_and_neighbours_large_ones(moto_s3
         while stream.read(512 * 1024):
             pass
     assert moto_s3.count("GET") <= 14  # 50 MiB: grows to 8 MiB a request
+
+
+def test_what_is_expected_is_fetched_alone_and_ahead_of_being_read(moto_s3: MotoServer) -> None:
+    url = storage.join(moto_s3(), "large.mp4")
+    data = noise(40 * MIB)
+    storage.put(url, data)
+    moto_s3.forget()
+    near = [(3 * MIB, 3 * MIB + 1000), (3 * MIB + MIB // 2, 3 * MIB + MIB // 2 + 10)]
+    far = [(20 * MIB, 20 * MIB + 5000), (30 * MIB, 39 * MIB)]
+    with storage.open_read(url, block_bytes=MIB) as stream:
+        stream.expect(iter(near + far))
+        for start, end in near + far[:1]:
+            stream.seek(start)
+            assert stream.read(end - start) == data[start:end]
+        assert moto_s3.count("GET") <= 4  # the head, the near ones as one, the far one, and what comes after it
+        stream.seek(30 * MIB)
+        assert stream.read(9 * MIB) == data[30 * MIB : 39 * MIB]
+    assert stream.bytes_read == MIB + MIB // 2 + 10 + 5000 + 9 * MIB
+    assert moto_s3.count("GET") == 5
+
+
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 9_000), st.integers(1, 3_000)), max_size=8),
+    reads=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 4_000), st.booleans()), max_size=20),
+)
+def test_whatever_is_expected_what_is_read_is_what_is_there(
+    ranges: list[tuple[int, int]], reads: list[tuple[int, int, bool]]
+) -> None:
+    from vidbatch.storage import reader
+
+    data = noise(10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "BLOCK_BYTES", 2_000)
+        patch.setattr(reader, "_WORTH_A_REQUEST_BYTES", 300)
+        stream = reader.RangeReader(
+            lambda start, end: data[start:end], size_bytes=len(data), first=data[:500], block_bytes=500
+        )
+        stream.expect((start, min(start + size, len(data))) for start, size in sorted(ranges))
+        for start, size, once in reads:
+            stream.seek(start)
+            found = stream.read1(size) if once else stream.read(size)
+            assert found == data[start : start + (len(found) if once else size)]
+            assert found or not size or start >= len(data)
+        stream.close()
 
 
 def test_a_reader_works_in_a_forked_child_and_in_threads(large: tuple[str, bytes]) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vidbatch import schema
+from vidbatch import schema, storage
 from vidbatch.config import LabelConfig
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
 from vidbatch.decoding.types import Bounds, Job, TargetSize
-from vidbatch.errors import VideoError
+from vidbatch.errors import VidbatchError, VideoError
 from vidbatch.schema import FrameSpec
 
 Clip = dict[str, Any]
@@ -29,6 +29,9 @@ Clip = dict[str, Any]
 _TRIES: Final = 2
 _MIB: Final = 2**20
 _HEADER_NAMES: Final = tuple(column.name for column in schema.HEADER)
+_REPORTED: Final = (
+    "num_frames_decoded", "num_packets_read", "read_bytes", "all_decoded_because", "error_kind", "error_message",
+)  # fmt: skip
 _NO_COST: Final = {
     "decode_cpu_seconds": 0.0, "decode_wall_seconds": 0.0, "read_bytes": 0, "num_frames_decoded": 0,
 }  # fmt: skip
@@ -105,7 +108,11 @@ def plan(clip: Clip, config: LabelConfig) -> list[Clip]:
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What `read_frames` learnt about a video; header facts as the container says them, None where it does not."""
+    """What `read_frames` learnt about a video; header facts as the container says them, None where it does not.
+
+    `num_packets_read` counts packets, one a frame, that were read from the container; `all_decoded_because` says why
+    every frame up to the last wanted one was decoded, None if only those that the sample needs were.
+    """
 
     container: str | None
     codec: str | None
@@ -116,6 +123,9 @@ class ReadReport:
     num_frames_from_header: int | None
     is_keyframe: npt.NDArray[np.bool_]
     num_frames_decoded: int
+    num_packets_read: int
+    read_bytes: int
+    all_decoded_because: str | None
     error_kind: str | None
     error_message: str | None
 
@@ -141,6 +151,7 @@ def read_frames(
     wanted = None if times is None else [float(t) for t in times]
     clip = dict.fromkeys(field.name for field in schema.CLIP) | {
         "source": os.fspath(source),
+        "size_bytes": _size_of(os.fspath(source)),
         "content_version": "",
         "start_seconds": start_seconds,
         "end_seconds": end_seconds,
@@ -163,11 +174,21 @@ def read_frames(
     report = ReadReport(
         **header,
         is_keyframe=np.array([key for chunk in chunks for key in chunk["is_keyframe"]], bool),
-        num_frames_decoded=last["num_frames_decoded"],
+        **{
+            name: last[name] for name in ("num_frames_decoded", "num_packets_read", "read_bytes", "all_decoded_because")
+        },
         error_kind=last["error_kind"],
         error_message=last["error_message"],
     )
     return frames, np.array([t for chunk in chunks for t in chunk["pts_seconds"]], np.float64), report
+
+
+def _size_of(source: str) -> int | None:
+    """Size of an object, if its storage says; why it does not, reading it will say."""
+    try:
+        return storage.stat(source).size_bytes
+    except (VideoError, VidbatchError):
+        return None
 
 
 def job_of(clip: Clip, config: LabelConfig, frame_spec: FrameSpec | None) -> Job:

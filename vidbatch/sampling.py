@@ -123,15 +123,17 @@ def seconds_of(tick: int, time_base: Fraction) -> float:
 
 
 class Wanted(Protocol):
-    """A set of times that can be asked about a display interval."""
+    """A set of times at which the frame that is shown is wanted."""
 
-    def any_in(self, start: int, end: int) -> bool:
-        """Whether a wanted time lies in [start, end), in ticks."""
+    def next_from(self, start: int) -> int | None:
+        """The first tick from `start` on at which a frame is wanted, None if there is none."""
         ...
 
-    def any_from(self, start: int) -> bool:
-        """Whether a wanted time lies at `start` or later."""
-        ...
+
+def is_wanted(wanted: Wanted, start: int, end: int) -> bool:
+    """Whether a frame shown in [start, end), in ticks, is wanted."""
+    tick = wanted.next_from(start)
+    return tick is not None and tick < end
 
 
 @dataclass(frozen=True)
@@ -146,27 +148,19 @@ class Grid:
         """The grid of `fps=F` whose first time is the tick `origin`."""
         return cls(origin, 1 / (frames_per_second * time_base))
 
-    def any_in(self, start: int, end: int) -> bool:
-        """Whether a grid time lies in [start, end)."""
-        first = max(0, math.ceil((start - self.origin) / self.step))
-        return self.origin + first * self.step < end
-
-    def any_from(self, start: int) -> bool:  # noqa: ARG002  # the interface's argument: a grid never ends
-        """Always: a grid goes on for ever."""
-        return True
+    def next_from(self, start: int) -> int:
+        """The first grid time at `start` or later, rounded down to a tick: frames begin on ticks."""
+        above, below = self.step.numerator, self.step.denominator  # integers: a Fraction takes ten times as long
+        number = max(0, -((self.origin - start) * below // above))
+        return self.origin + number * above // below
 
     def ticks(self, start: int, end: int) -> list[int]:
-        """The grid times in [start, end), each rounded down to a tick.
-
-        Frames begin on ticks, so the rounded time shows the same frame.
-        """
-        number = max(0, math.ceil((start - self.origin) / self.step))
+        """The grid times in [start, end), each rounded down to a tick and given once."""
         found: list[int] = []
-        while (time := self.origin + number * self.step) < end:
-            tick = math.floor(time)
+        tick = self.next_from(start)
+        while tick < end:
             found.append(tick)
-            # Times closer together than a tick round to the same one: jump to the first beyond it.
-            number = max(number + 1, math.ceil((tick + 1 - self.origin) / self.step))
+            tick = self.next_from(tick + 1)
         return found
 
 
@@ -176,18 +170,22 @@ class Times:
     def __init__(self, ticks: Iterable[int]) -> None:
         self._ticks: Sequence[int] = sorted(set(ticks))
 
-    def any_in(self, start: int, end: int) -> bool:
-        """Whether a wanted tick lies in [start, end)."""
+    def next_from(self, start: int) -> int | None:
+        """The first wanted tick at `start` or later."""
         place = bisect_left(self._ticks, start)
-        return place < len(self._ticks) and self._ticks[place] < end
+        return self._ticks[place] if place < len(self._ticks) else None
 
-    def any_from(self, start: int) -> bool:
-        """Whether a wanted tick lies at `start` or later."""
-        return bool(self._ticks) and self._ticks[-1] >= start
 
-    def any_before(self, end: int) -> bool:
-        """Whether a wanted tick lies before `end`."""
-        return bool(self._ticks) and self._ticks[0] < end
+@dataclass(frozen=True)
+class Since:
+    """The wanted times that are not before a tick."""
+
+    first: int
+    wanted: Wanted
+
+    def next_from(self, start: int) -> int | None:
+        """The first of them at `start` or later."""
+        return self.wanted.next_from(max(self.first, start))
 
 
 def even_ticks(number: int, first: int, end: int) -> list[int]:
@@ -229,9 +227,8 @@ class TimeSelector:
         since, self._shown_since = self._shown_since, tick
         if since is not None:
             early, self._before_first = self._before_first, False
-            return early or self.wanted.any_in(since, tick)
-        if self._clamp_low and isinstance(self.wanted, Times):
-            self._before_first = self.wanted.any_before(tick)
+            return early or is_wanted(self.wanted, since, tick)
+        self._before_first = self._clamp_low and is_wanted(self.wanted, -(2**63), tick)
         return False
 
     def finish(self, end: int | None) -> bool:
@@ -241,13 +238,15 @@ class TimeSelector:
         if self._before_first:
             return True
         if end is None:
-            return self.wanted.any_from(self._shown_since)
-        return self.wanted.any_in(self._shown_since, end)
+            return self.wanted.next_from(self._shown_since) is not None
+        return is_wanted(self.wanted, self._shown_since, end)
 
     @property
     def exhausted(self) -> bool:
         """All wanted times lie before the frame fed last."""
-        return self._shown_since is not None and not self._before_first and not self.wanted.any_from(self._shown_since)
+        if self._shown_since is None or self._before_first:
+            return False
+        return self.wanted.next_from(self._shown_since) is None
 
 
 class CountingSelector:

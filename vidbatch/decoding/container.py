@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import av
 import av.logging
 from av.container.core import Flags
+from av.index import IndexEntries
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
@@ -69,7 +70,7 @@ class _Source:
     def read(self, size: int) -> bytes:
         if self._failure is None:
             try:
-                return self._stream.read(size)
+                return self._stream.read1(size)
             except VideoError as error:
                 self._failure = error
         return b""
@@ -79,6 +80,9 @@ class _Source:
 
     def tell(self) -> int:
         return self._stream.tell()
+
+    def expect(self, ranges: Iterator[tuple[int, int]]) -> None:
+        self._stream.expect(ranges)
 
     def raise_failure(self) -> None:
         if self._failure is not None:
@@ -134,9 +138,11 @@ class Video:
         self._source = _Source(stream)
         if self._source.size_bytes == 0:
             raise VideoError("empty", "the object holds no bytes")
-        self._start = self._source.read(_PROBE_BYTES)
+        self._start = stream.read(_PROBE_BYTES)
         self._source.seek(0)
         self._source.raise_failure()
+        self.num_packets_in_all = 0
+        """Packets read so far, those before going back to the first one too."""
         self._begin()
         self.header = self._read_header()
 
@@ -177,6 +183,26 @@ class Video:
         return self.demuxer in _INDEXED
 
     @property
+    def index(self) -> IndexEntries | None:
+        """All packets by decoding time, where the container lists them."""
+        entries = self.stream.index_entries
+        return entries if "mov" in self.demuxer and len(entries) else None
+
+    def expect(self, ranges: Iterator[tuple[int, int]]) -> None:
+        """Say which bytes of the file are going to be read, in ascending order."""
+        self._source.expect(ranges)
+
+    def is_keyframe(self, packet: Packet[VideoStream]) -> bool:
+        """Whether the container marks the packet as a keyframe: in its index where it has one.
+
+        FFmpeg also marks packets that its parser takes for places to begin at, which no index tells of.
+        """
+        if not packet.is_keyframe or packet.dts is None or (index := self.index) is None:
+            return packet.is_keyframe
+        number = index.search_timestamp(packet.dts, any_frame=True)
+        return number < 0 or index[number].timestamp != packet.dts or index[number].is_keyframe
+
+    @property
     def frame_ticks(self) -> int:
         """How long a frame lasts by the average rate, at least one tick; what is used where nothing else is known."""
         rate = self.stream.average_rate or self.stream.guessed_rate
@@ -192,6 +218,7 @@ class Video:
                 if packet.size == 0 and packet.dts is None and packet.pts is None:
                     continue  # PyAV's sign for the end
                 self.num_packets += 1
+                self.num_packets_in_all += 1
                 if self.num_packets > self._bounds.max_packets:
                     raise VideoError("bounds", f"more than {self._bounds.max_packets} packets")
                 if packet.size:  # an empty one says "show the last picture again", but a decoder takes it for the end

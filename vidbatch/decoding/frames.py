@@ -1,8 +1,8 @@
 """A clip goes in; chunks of its sampled frames come out, as uint8 RGB with their presentation times, in order.
 
-Runs in the decoder's child process. The frames from the clip's keyframe on are decoded, one at a time, but for those
-that neither the sample nor another frame needs (skipping.py). At most one chunk of pictures and one undecided frame are
-held, whatever the length. Damage ends the clip: the frames before it are given, the last chunk says what happened.
+Runs in the decoder's child process. Only the frames are decoded that the sample needs, or a frame of the sample
+(route.py), one at a time. At most one chunk of pictures and one undecided frame are held, whatever the length. Damage
+ends the clip: the frames before it are given, the last chunk says what happened.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vidbatch.decoding.container import Log, Video
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
 from vidbatch.decoding.reading import FrameReader, Shown
-from vidbatch.decoding.skipping import WantedIn
+from vidbatch.decoding.route import Aim
 from vidbatch.decoding.types import Job, TargetSize
 from vidbatch.errors import VideoError
 from vidbatch.sampling import (
@@ -27,6 +27,7 @@ from vidbatch.sampling import (
     Grid,
     KeyframeSelector,
     Selector,
+    Since,
     Times,
     TimeSelector,
     even_ticks,
@@ -59,7 +60,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
             with Video(stream, bounds=job.bounds, log=log) as video:
                 yield from cost.outside(video.header, None)
                 sample = ClipSample(job, video, log)
-                cost.reader = sample.reader
+                cost.video, cost.reader = video, sample.reader
                 for shown in sample:
                     if shown is None:
                         yield from cost.outside({}, None)
@@ -97,7 +98,8 @@ class ClipSample:
         self._times = None if times is None else sorted(tick_of(t, video.time_base) for t in times)
         self._origin: int | None = None
         self._whole_end = 0
-        self.reader = FrameReader(video, log)
+        is_last_wanted = self._sampling.kind == "times" and self._end is None
+        self.reader = FrameReader(video, log, wants_last=is_last_wanted)
 
     def __iter__(self) -> Iterator[Shown | None]:
         if not self._times and (self._times is not None or self._sampling.kind == "times"):
@@ -116,9 +118,8 @@ class ClipSample:
                     break
                 if selector is None:
                     selector = self._selector(first_tick=shown.tick)
-                    if isinstance(selector, TimeSelector):
-                        self.reader.is_wanted = self._is_wanted(selector)
-                if selector.feed(shown.tick, shown.frame.key_frame) and self._is_inside(last):
+                    self.reader.aim = self._aim(selector)
+                if selector.feed(shown.tick, shown.is_keyframe) and self._is_inside(last):
                     yield last
                 last = shown
                 if selector.exhausted:
@@ -133,11 +134,13 @@ class ClipSample:
         if problem is not None:
             raise problem
 
-    def _is_wanted(self, selector: TimeSelector) -> WantedIn:
-        start = self._start
-        if start is None:
-            return selector.wanted.any_in
-        return lambda tick, end: tick >= start and selector.wanted.any_in(tick, end)
+    def _aim(self, selector: Selector) -> Aim | None:
+        """What the reader may go for, None where every frame has to be seen."""
+        if isinstance(selector, KeyframeSelector):
+            return "keyframes"
+        if not isinstance(selector, TimeSelector):
+            return None
+        return selector.wanted if self._start is None else Since(self._start, selector.wanted)
 
     def _is_inside(self, shown: Shown | None) -> bool:
         return shown is not None and (self._start is None or shown.tick >= self._start)
@@ -146,9 +149,12 @@ class ClipSample:
         """Until when the last frame is shown; explicit times behind a whole video's end mean its last frame."""
         if stopped:
             return self._end
-        if self._sampling.kind == "times" and self._end is None and problem is None:
-            return None
-        return last.end
+        end = self.reader.next_tick
+        if end is None:
+            if self._sampling.kind == "times" and self._end is None and problem is None:
+                return None
+            end = last.end
+        return end if self._end is None else min(end, self._end)
 
     def _frames(self) -> Generator[Shown | None, None, None]:
         """The decoded frames that may matter, with a None each time that enough of the video has passed."""
@@ -158,7 +164,7 @@ class ClipSample:
         bound = round(Fraction(self._bounds.max_duration_seconds) / self._video.time_base)
         first: int | None = None
         reported = 0
-        for shown in self.reader.from_beginning() if target is None else self.reader.from_tick(target):
+        for shown in self.reader.frames(target):
             first = shown.tick if first is None else first
             if shown.tick - first > bound:
                 raise VideoError("bounds", f"frames after more than {self._bounds.max_duration_seconds:.0f} s")
@@ -231,7 +237,7 @@ class _Chunks:
             self._buffer = np.empty((capacity, height, width, 3), np.uint8)
         self._maker.make(shown.frame, aspect, self._buffer[len(self._pts_seconds)])
         self._pts_seconds.append(seconds_of(shown.tick, video.time_base))
-        self._is_keyframe.append(shown.frame.key_frame)
+        self._is_keyframe.append(shown.is_keyframe)
 
     def take(self) -> tuple[Record, memoryview | None]:
         """The record of what was collected, its pixels, and a fresh start."""
@@ -253,6 +259,7 @@ class _Cost:
 
     def __init__(self) -> None:
         self.stream: storage.Reader | None = None
+        self.video: Video | None = None
         self.reader: FrameReader | None = None
         self._cpu_began = time.process_time()
         self._wall_began = time.perf_counter()
@@ -269,6 +276,8 @@ class _Cost:
             "decode_wall_seconds": time.perf_counter() - self._wall_began,
             "read_bytes": 0 if self.stream is None else self.stream.bytes_read,
             "num_frames_decoded": 0 if self.reader is None else self.reader.num_frames_decoded,
+            "num_packets_read": 0 if self.video is None else self.video.num_packets_in_all,
+            "all_decoded_because": self.reader and self.reader.all_decoded_because,
         }
 
 

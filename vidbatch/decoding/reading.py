@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from itertools import islice
 from typing import Final, NamedTuple
 
 import av
-from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from vidbatch.decoding.clock import Clock
 from vidbatch.decoding.container import Log, Video
-from vidbatch.decoding.skipping import LOOK_AHEAD, Skipper, WantedIn
+from vidbatch.decoding.entries import Entries
+from vidbatch.decoding.packets import Lookahead, VideoPacket
+from vidbatch.decoding.route import Aim, Jump, Route
 from vidbatch.errors import VideoError
 
 _STEPS_BACK_SECONDS: Final = (0, 3, 30)
@@ -29,11 +28,8 @@ Where a seek bisects the file by decoding times, it ends just behind the keyfram
 """
 _BISECTED: Final = frozenset({"mpegts", "mpeg"})
 
-_SKIPPED: Final = {"matroska,webm": "", "flv": "Packet mismatch"}
-"""Demuxers that skip damage to where they find their feet again, and what of their errors says that they did."""
-
 _RESTART_SECONDS: Final = 10
-_ORDERS_KEPT: Final = 256
+_PACKETS_KEPT: Final = 256
 
 
 class Shown(NamedTuple):
@@ -42,6 +38,8 @@ class Shown(NamedTuple):
     tick: int
     end: int
     frame: VideoFrame
+    is_keyframe: bool
+    """Whether the container and the decoder both say so."""
 
 
 class FirstFrame(NamedTuple):
@@ -52,21 +50,42 @@ class FirstFrame(NamedTuple):
 
 
 class FrameReader:
-    """Decodes a video's frames; counts them in `num_frames_decoded`.
+    """Decodes a video's frames.
 
-    From when `is_wanted` is set, frames that are not wanted, and that no other one needs, are left out. The frames
-    before and after them come as they would have come, and the video's last one always comes.
+    From when `aim` is set, only the frames that it wants are sure to come, with some of those between; where nothing
+    follows that it wants, `next_tick` is when the frame after the last one would have been shown.
+
+    Args: `wants_last` says that wanted times behind the end mean the last frame.
     """
 
-    def __init__(self, video: Video, log: Log) -> None:
+    def __init__(self, video: Video, log: Log, *, wants_last: bool = False) -> None:
         self._video = video
         self._log = log
+        self._wants_last = wants_last
+        self._entries = Entries(video.context.codec.canonical_name, video.context.extradata)
+        self.aim: Aim | None = None
+        self.next_tick: int | None = None
         self.num_frames_decoded = 0
-        self.is_wanted: WantedIn | None = None
+        self.all_decoded_because: str | None = None
+        """Why every frame was decoded though not every one was wanted; None if that was not so."""
 
-    def from_beginning(self) -> Iterator[Shown]:
-        """All frames. Raises VideoError behind the last good one where there is damage."""
-        return self._pass(None).frames()
+    def frames(self, from_tick: int | None = None) -> Iterator[Shown]:
+        """All frames, or those from a keyframe on, the first of them shown at `from_tick` or before if any frame is.
+
+        Raises VideoError behind the last good one where there is damage.
+        """
+        last: int | None = None
+        try:
+            for shown in self._begin(from_tick):
+                last = shown.tick
+                yield shown
+        except _WrongWay as wrong:  # decoding everything decides
+            self.aim = self.next_tick = None
+            self.all_decoded_because = str(wrong)
+            self._video.reopen()
+            for shown in self._begin(from_tick):
+                if last is None or shown.tick > last:
+                    yield shown
 
     def first(self) -> FirstFrame | None:
         """About the video's first frame, None if there is none; the video is left behind it."""
@@ -75,58 +94,123 @@ class FrameReader:
             return FirstFrame(shown.tick, 0 if whole.first_dts is None else max(0, shown.tick - whole.first_dts))
         return None
 
-    def from_tick(self, tick: int) -> Iterator[Shown]:
-        """The frames from a keyframe on, the first of them shown at `tick` or before if any frame is.
+    def _begin(self, from_tick: int | None) -> Iterator[Shown]:
+        """The frames from the best place to begin.
 
-        The container may offer a keyframe behind `tick` (its index is in decoding order), or one from which the
+        The container may offer a keyframe behind `from_tick` (its index is in decoding order), or one from which the
         decoder recovers only later: what comes out decides, and else decoding begins further back.
         """
-        bisected = self._video.demuxer in _BISECTED
-        steps = _STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS
-        for seconds in steps:
-            if not self._video.seek(tick - round(seconds / self._video.time_base)):
-                break
-            frames = self._pass(tick).frames()
+        if from_tick is not None:
+            bisected = self._video.demuxer in _BISECTED
+            for seconds in _STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS:
+                if not self._video.seek(from_tick - round(seconds / self._video.time_base)):
+                    break
+                frames = self._follow(self._pass(from_tick))
+                try:
+                    first = next(frames, None)
+                except VideoError:
+                    continue
+                if first is not None and first.tick <= from_tick:
+                    yield first
+                    yield from frames
+                    return
+            self._video.reopen()
+        yield from self._follow(self._pass(None))
+
+    def _follow(self, current: _Pass) -> Iterator[Shown]:
+        """The frames of a pass and of those that its jumps lead to."""
+        while True:
             try:
-                first = next(frames, None)
-            except VideoError:
-                continue
-            if first is not None and first.tick <= tick:
-                yield first
-                yield from frames
+                yield from current.frames()
+            except VideoError as error:
+                # What is damaged for one who comes by a jump need not be for another.
+                if current.made is None or error.kind not in ("corrupt", "truncated"):
+                    raise
+                raise _WrongWay(f"after a jump: {error.message}") from error
+            if self.aim is not None and not current.route.is_plain:
+                self.all_decoded_because = current.route.not_plain_because
+            if current.jump is None:
                 return
-        self._video.reopen()
-        yield from self.from_beginning()
+            if current.jump == Jump():
+                self.next_tick = current.route.next_tick
+                return
+            current = self._land(current, current.jump)
+
+    def _land(self, left: _Pass, jump: Jump) -> _Pass:
+        packets = left.packets
+        if jump.seek_tick is not None:
+            left_at = packets[0].dts
+            packets = Lookahead(self._video, self._log) if self._video.seek(jump.seek_tick) else packets
+            if not packets.fill(1) or (packets[0].dts or 0) <= (left_at or 0):
+                raise _WrongWay("a seek did not lead ahead")
+        elif jump.packets_ahead is not None:
+            packets.drop(jump.packets_ahead)
+        if not packets.fill(1):
+            raise _WrongWay("nothing follows a jump")
+        self._video.context.flush_buffers()
+        return _Pass(self, self._video, self._log, packets, packets[0].pts, made=jump)
 
     def _pass(self, from_tick: int | None) -> _Pass:
-        return _Pass(self, self._video, self._log, from_tick)
+        return _Pass(self, self._video, self._log, Lookahead(self._video, self._log), from_tick)
+
+    def route_of(self, packets: Lookahead, made: Jump | None) -> Route:
+        """The route of a pass over these packets."""
+        return Route(self._video, packets, self._entries, made=made, wants_last=self._wants_last)
+
+
+class _WrongWay(Exception):
+    """A jump led to where frames are not, or may not be, those of a decoding without jumps."""
 
 
 class _Pass:
     """One run over the packets from where the video stands; from a keyframe on if that is not the beginning.
 
-    Damage to frames before `from_tick` does not count: what was seeked over can lack what it refers to.
+    Damage to frames before `from_tick` does not count: what was seeked over can lack what it refers to. A pass that
+    ends with a `jump` is to be followed by one that was `made` by it.
     """
 
-    def __init__(self, reader: FrameReader, video: Video, log: Log, from_tick: int | None) -> None:
+    def __init__(
+        self,
+        reader: FrameReader,
+        video: Video,
+        log: Log,
+        packets: Lookahead,
+        from_tick: int | None,
+        *,
+        made: Jump | None = None,
+    ) -> None:
         self._reader = reader
         self._video = video
         self._log = log
         self._from_tick = from_tick
-        self._packets = _Lookahead(video.packets())
+        self.packets = packets
+        self.route = reader.route_of(packets, made)
+        self.made = made
+        self.jump: Jump | None = None
         self._clock = Clock(video.time_base, video.frame_ticks)
-        self._skipper = Skipper(video, self._clock, from_tick)
         self._held = _HeldBack()
         self._have_keyframe = False
         self._trouble: BaseException | None = None
         self._num_frames = 0
+        self._skips = False
+        self._expects = False
         self.first_dts: int | None = None
 
     def frames(self) -> Iterator[Shown]:
         """The frames in presentation order, with a VideoError behind the last good one if there is damage."""
-        self._log.new_errors_of(self._video.demuxer)  # of opening: FFmpeg may have looked far ahead
-        for number, packet in enumerate(self._packets):
-            if number == 0:
+        if self.made is not None and not self.route.begins_well(self.packets[0]):
+            raise _WrongWay("decoding cannot begin exactly at a keyframe of the index")
+        while self.packets.more():
+            aim = self._reader.aim
+            if aim is not None and not self._expects and self.made is None and self.route.has_begun:
+                self._expects = True
+                self.route.expect(aim)
+            if aim is not None and self._clock.is_plain and (jump := self.route.look(aim)) is not None:
+                self.jump = jump
+                yield from self._leave()
+                return
+            packet = self.packets.pop()
+            if self.first_dts is None:
                 self.first_dts = packet.dts
             if self._from_tick is not None and not self._have_keyframe and not packet.is_keyframe:
                 continue
@@ -136,44 +220,45 @@ class _Pass:
                 continue
             self._have_keyframe = self._have_keyframe or packet.is_keyframe
             if (yield from self._accept(frames, depth=self._video.context.reorder_depth)):
-                self._video.fail(None, at_end=self._packets.are_last())
+                self._video.fail(None, at_end=self.packets.are_last())
             if damage is not None:
                 yield from self._drain(contiguous=True, before=packet.pts)
-                self._video.fail(damage, at_end=self._packets.are_last())
+                self._video.fail(damage, at_end=self.packets.are_last())
         yield from self._end()
 
-    def _decode(self, packet: Packet[VideoStream]) -> tuple[list[VideoFrame], BaseException | None]:
+    def _decode(self, packet: VideoPacket) -> tuple[list[VideoFrame], BaseException | None]:
         damage = self._damage_in_container(packet)
         if damage is not None:
             return [], damage
-        self._held.sent(packet.pts)
-        if self._skipper.is_possible:
-            following = self._packets.peek(LOOK_AHEAD)
-            skips = self._skipper.may_skip(packet, following, self._reader.is_wanted)
-            self._video.context.skip_frame = "NONREF" if skips else "DEFAULT"
+        self._held.sent(packet, is_keyframe=self._video.is_keyframe(packet))
+        aim = self._reader.aim if self._clock.is_plain else None
+        treatment = self.route.treatment(packet, aim)
+        self.route.treated(packet, treatment)
+        if treatment == "drop":
+            return [], None
+        if (treatment == "skip") != self._skips:
+            self._skips = treatment == "skip"
+            self._video.context.skip_frame = "NONREF" if self._skips else "DEFAULT"
         try:
             return self._video.context.decode(packet), None
         except (av.FFmpegError, ValueError) as error:
             return [], error
 
-    def _damage_in_container(self, packet: Packet[VideoStream]) -> BaseException | None:
+    def _damage_in_container(self, packet: VideoPacket) -> BaseException | None:
         name = self._video.demuxer
         # Where the next packet is only found by searching, this one is likely to hold the beginning of the damage.
-        following = self._packets.peek(2)
-        if following and name in _SKIPPED:  # what is said at the very end is for problem_at_end
-            errors = [line for line in self._log.new_errors_of(name) if _SKIPPED[name] in line]
-            if errors:
-                return VideoError("corrupt", f"{name}: {errors[-1]}")
-        if packet.is_corrupt and not (name == "mpegts" and self._is_join(packet, following)):
+        if (said := self.packets.error_near()) is not None:
+            return VideoError("corrupt", f"{name}: {said}")
+        if packet.is_corrupt and not (name == "mpegts" and self._is_join(packet)):
             return VideoError("corrupt", f"{name}: incomplete or damaged packet")
         return None
 
-    def _is_join(self, packet: Packet[VideoStream], following: list[Packet[VideoStream]]) -> bool:
+    def _is_join(self, packet: VideoPacket) -> bool:
         """Whether a transport stream's packets are only not numbered on, because another recording begins here.
 
         Then a keyframe follows, one frame later or at quite another time; what is lost leaves a gap.
         """
-        for number, later in enumerate(following, 1):
+        for number, later in enumerate(self.packets.following(2), 1):
             if later.is_keyframe and later.dts is not None and packet.dts is not None:
                 gap = (later.dts - packet.dts) / self._video.frame_ticks - number
                 return abs(gap) < 1 or abs(gap * self._video.frame_ticks * self._video.time_base) > _RESTART_SECONDS
@@ -187,7 +272,9 @@ class _Pass:
         for frame in frames:
             end_before = self._clock.end
             tick = self._clock.tick(frame)
-            end_before = max(end_before, self._skipper.end_of_skipped(tick))
+            end_before = max(end_before, self.route.end_of_skipped(tick))
+            if self.made is not None and not self._num_frames and tick > (self._from_tick or tick):
+                raise _WrongWay("the decoder recovered only some frames after a jump")
             self._reader.num_frames_decoded += 1
             if frame.is_corrupt:
                 if self._from_tick is None or tick >= self._from_tick:
@@ -197,7 +284,7 @@ class _Pass:
             if depth is None and self._num_frames and tick > end_before + (self._clock.end - tick) // 2:
                 break
             self._num_frames += 1
-            self._held.add(Shown(tick, self._clock.end, frame))
+            self._held.add(Shown(tick, self._clock.end, frame, self._held.is_keyframe(frame)))
             if depth is not None:
                 yield from self._held.take_down_to(depth)
         return False
@@ -215,6 +302,15 @@ class _Pass:
         yield from self._held.take_down_to(0)
         return False
 
+    def _leave(self) -> Iterator[Shown]:
+        """What is still to come of the packets sent before a jump."""
+        if self.jump == Jump() and self.packets.is_at_end:
+            yield from self._end()
+        elif (yield from self._drain(contiguous=False)):
+            self._video.fail(None, at_end=False)
+        if self._skips:
+            self._video.context.skip_frame = "DEFAULT"
+
     def _end(self) -> Iterator[Shown]:
         problem = self._video.problem_at_end(self._video.num_packets if self._from_tick is None else None)
         if (yield from self._drain(contiguous=problem is not None)) and problem is None:
@@ -225,32 +321,6 @@ class _Pass:
             raise problem
         if not self._num_frames and self._from_tick is None:
             raise VideoError("no_video_stream", f"{self._video.num_packets} packets, but no picture in them")
-
-
-class _Lookahead:
-    """Packets, and a view of the ones to come; reading that fails is noticed behind the last packet that came."""
-
-    def __init__(self, packets: Iterator[Packet[VideoStream]]) -> None:
-        self._packets = packets
-        self._seen: deque[Packet[VideoStream]] = deque()
-        self._failure: VideoError | None = None
-
-    def __iter__(self) -> Iterator[Packet[VideoStream]]:
-        while self.peek(1):
-            yield self._seen.popleft()
-        if self._failure is not None:
-            raise self._failure
-
-    def peek(self, number: int) -> list[Packet[VideoStream]]:
-        try:
-            self._seen.extend(islice(self._packets, max(0, number - len(self._seen))))
-        except VideoError as error:
-            self._failure = error
-        return list(self._seen)
-
-    def are_last(self) -> bool:
-        """Whether the data end here: demuxers make up to two more packets of a torn one."""
-        return len(self.peek(3)) < 3 and self._failure is None
 
 
 class _HeldBack:
@@ -264,16 +334,20 @@ class _HeldBack:
 
     def __init__(self) -> None:
         self._frames: deque[Shown] = deque()
-        self._order: dict[int, int] = {}
+        self._order: dict[int, tuple[int, bool]] = {}
         self._num_sent = 0
 
-    def sent(self, pts: int | None) -> None:
-        """A packet went to the decoder; its frame will carry the same time."""
+    def sent(self, packet: VideoPacket, *, is_keyframe: bool) -> None:
+        """A packet goes to the decoder; its frame will carry the same time."""
         self._num_sent += 1
-        if pts is not None:
-            self._order[pts] = self._num_sent
-            if len(self._order) > _ORDERS_KEPT:
+        if packet.pts is not None:
+            self._order[packet.pts] = self._num_sent, is_keyframe
+            if len(self._order) > _PACKETS_KEPT:
                 del self._order[next(iter(self._order))]
+
+    def is_keyframe(self, frame: VideoFrame) -> bool:
+        """Whether the frame's packet and the decoder both say so."""
+        return frame.key_frame and (frame.pts is None or self._order.get(frame.pts, (0, True))[1])
 
     def add(self, shown: Shown) -> None:
         self._frames.append(shown)
@@ -284,10 +358,13 @@ class _HeldBack:
 
     def take_decoded_before(self, damaged: VideoFrame) -> Iterator[Shown]:
         """The frames up to the first that was decoded after the damaged one, or may have been."""
-        limit = self._order.get(damaged.pts, 0) if damaged.pts is not None else 0
+        limit = 0 if damaged.pts is None else self._place(damaged.pts, 0)
         while self._frames:
             pts = self._frames[0].frame.pts
-            if pts is None or self._order.get(pts, limit) >= limit:
+            if pts is None or self._place(pts, limit) >= limit:
                 break
             yield self._frames.popleft()
         self._frames.clear()
+
+    def _place(self, pts: int, unknown: int) -> int:
+        return self._order.get(pts, (unknown, False))[0]

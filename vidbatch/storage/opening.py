@@ -20,6 +20,9 @@ from vidbatch.storage.reader import FileReader, RangeReader, Reader
 from vidbatch.storage.types import BLOCK_BYTES, ObjectChanged, RangesNotSupported
 from vidbatch.storage.urls import errors_of_a_video, http, normalise, s3, scheme_of
 
+HEAD_BYTES: Final = 2**20
+"""What is read of a large video before it is known which of its bytes are needed."""
+
 SPOOL_LIMIT_BYTES: Final = 8 * 2**30
 """What a server without range requests may send into a temporary file, at most."""
 
@@ -81,7 +84,8 @@ def _open_spooled(source: str, *, offset: int, size: int | None) -> Reader:
 def open_clip(clip: Mapping[str, Any]) -> Reader:
     """The video of a schema.CLIP row, from its first byte to its last. Raises VideoError, also from every read."""
     if clip["member"] is None:
-        return open_read(clip["source"])
+        is_large = (clip["size_bytes"] or 0) > BLOCK_BYTES
+        return open_read(clip["source"], block_bytes=HEAD_BYTES if is_large else BLOCK_BYTES)
     return open_member(
         clip["source"],
         clip["member"],
@@ -98,7 +102,8 @@ def open_member(source: str, member: str, *, offset: int | None, size: int | Non
     Raises VideoError, `bounds` for a shard that unpacks to more than tar.UNPACKED_LIMIT_BYTES.
     """
     if offset is not None:
-        return open_read(source, offset=offset, size=size)
+        is_large = (size or 0) > BLOCK_BYTES
+        return open_read(source, offset=offset, size=size, block_bytes=HEAD_BYTES if is_large else BLOCK_BYTES)
     return _UNPACKED.open(source, version, member)
 
 

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any, Final, TypeAlias
 
 from vidbatch.storage.types import BLOCK_BYTES
 
 _SEGMENTS_KEPT: Final = 4
 """Blocks a RangeReader holds: an mp4 is read at its index, at its picture data and at its sound by turns."""
+
+_WORTH_A_REQUEST_BYTES: Final = 2**20
+"""Ranges that are less apart are fetched as one."""
+
+Range: TypeAlias = tuple[int, int]
+"""Bytes [start, end)."""
 
 
 class Reader(io.RawIOBase):
@@ -25,6 +33,9 @@ class Reader(io.RawIOBase):
         self.bytes_read = 0
         """Bytes fetched from the storage so far; more than was asked for where blocks are fetched ahead."""
         self._position = 0
+
+    def expect(self, ranges: Iterator[Range]) -> None:
+        """Take note of which bytes are going to be read, in ascending order; a hint, other bytes may be read too."""
 
     def _at(self, start: int, end: int) -> bytes:
         """Bytes [start, end), 0 <= start < end <= size_bytes."""
@@ -41,6 +52,10 @@ class Reader(io.RawIOBase):
         data = self._at(self._position, self._position + wanted)
         self._position += len(data)
         return data
+
+    def read1(self, size: int, /) -> bytes:
+        """Up to `size` of the next bytes, by at most one request; none only at the end."""
+        return self.read(size)
 
     def readall(self) -> bytes:
         """All bytes that are left."""
@@ -102,9 +117,10 @@ class FileReader(Reader):
 class RangeReader(Reader):
     """Bytes fetched block by block, the last few blocks kept.
 
-    Args: `fetch(start, end)` gives exactly these bytes or raises; `first` is the start of the data, already here.
-    A block begins at a multiple of `block_bytes`; what is read on end comes in larger and larger pieces up to
-    BLOCK_BYTES, what is read here and there in blocks.
+    Args: `fetch(start, end)` gives exactly these bytes or raises, from any thread; `first` is the start of the data,
+    already here. A block begins at a multiple of `block_bytes`; what is read on end comes in larger and larger pieces
+    up to BLOCK_BYTES, what is read here and there in blocks. Where it is known what is going to be read, that alone is
+    fetched, and while it is worked on, what comes next.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], *, size_bytes: int, first: bytes, block_bytes: int) -> None:
@@ -113,7 +129,33 @@ class RangeReader(Reader):
         self._block_bytes = block_bytes
         self._segments: list[tuple[int, bytes]] = [(0, first)]
         self._piece_bytes = block_bytes
+        self._expected: Iterator[Range] = iter(())
+        self._next_expected: Range | None = None
+        self._range: Range | None = None
+        self._ahead: tuple[Range, Future[bytes]] | None = None
+        self._pool: ThreadPoolExecutor | None = None
         self.bytes_read = len(first)
+
+    def expect(self, ranges: Iterator[Range]) -> None:
+        """Fetch these ranges, in ascending order, as wholes and ahead of being read."""
+        self._expected = ranges
+        self._next_expected = next(ranges, None)
+        self._range = self._next_range()
+
+    def read1(self, size: int, /) -> bytes:
+        """Up to `size` of the next bytes, by at most one request; none only at the end."""
+        if size <= 0 or self._position >= self.size_bytes:
+            return b""
+        begin, data = self._segment(self._position)
+        piece = data[self._position - begin :][:size]
+        self._position += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Give up what is being fetched ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
 
     def _at(self, start: int, end: int) -> bytes:
         pieces = []
@@ -130,6 +172,12 @@ class RangeReader(Reader):
                 if index:
                     self._segments.insert(0, self._segments.pop(index))
                 return self._segments[0]
+        begin, data = self._expected_piece(position) or self._block(position)
+        self._segments.insert(0, (begin, data))
+        del self._segments[_SEGMENTS_KEPT:]
+        return self._segments[0]
+
+    def _block(self, position: int) -> tuple[int, bytes]:
         latest = max((begin + len(data) for begin, data in self._segments[:1]), default=0)
         if position == latest:
             self._piece_bytes = min(2 * self._piece_bytes, max(BLOCK_BYTES, self._block_bytes))
@@ -139,6 +187,50 @@ class RangeReader(Reader):
             begin = position - position % self._block_bytes
         data = self._fetch(begin, min(begin + self._piece_bytes, self.size_bytes))
         self.bytes_read += len(data)
-        self._segments.insert(0, (begin, data))
-        del self._segments[_SEGMENTS_KEPT:]
-        return self._segments[0]
+        return begin, data
+
+    # --- ranges that are expected -----------------------------------------------------------------------------------
+
+    def _expected_piece(self, position: int) -> tuple[int, bytes] | None:
+        """The rest of the expected range that holds the position, None if there is none."""
+        ahead, coming = self._ahead or ((0, 0), None)
+        if position >= ahead[1] or coming is None:
+            self._ahead = None  # passed by, or nothing
+            coming = None
+        if coming is not None and ahead[0] <= position:
+            self._ahead = None
+            start, data = ahead[0], coming.result()
+        else:
+            while self._range is not None and self._range[1] <= position:
+                self._range = self._next_range()
+            if self._range is None or position < self._range[0]:
+                return None
+            start, data = position, self._fetch(position, self._range[1])
+            self._range = self._next_range()
+        self.bytes_read += len(data)
+        self._fetch_ahead()
+        return start, data
+
+    def _next_range(self) -> Range | None:
+        """The next expected ranges as one of up to BLOCK_BYTES; what lies between two that are little apart counts."""
+        if self._next_expected is None:
+            return None
+        start, end = self._next_expected
+        following = next(self._expected, None)
+        while following is not None and following[0] - end < _WORTH_A_REQUEST_BYTES and end - start < BLOCK_BYTES:
+            end = max(end, following[1])
+            following = next(self._expected, None)
+        if following is not None and following[0] - end < _WORTH_A_REQUEST_BYTES:
+            following = end, max(end, following[1])
+        if end - start > BLOCK_BYTES:
+            self._expected = chain([] if following is None else [following], self._expected)
+            end, following = start + BLOCK_BYTES, (start + BLOCK_BYTES, end)
+        self._next_expected = following
+        return start, min(end, self.size_bytes)
+
+    def _fetch_ahead(self) -> None:
+        if self._ahead is not None or self._range is None:
+            return
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="vidbatch-ahead")
+        self._ahead = self._range, self._pool.submit(self._fetch, *self._range)
+        self._range = self._next_range()

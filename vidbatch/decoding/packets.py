@@ -1,0 +1,120 @@
+"""Packets in decoding order in; the same out one by one, with a view of those to come and what was said of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final, TypeAlias
+
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from vidbatch.decoding.container import Log, Video
+from vidbatch.errors import VideoError
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+REORDERED: Final = 20
+"""How many packets around one to look at for those shown before and after it: no codec reorders pictures by more than
+16."""
+
+_MOST_AHEAD: Final = 1000
+_MOST_AHEAD_BYTES: Final = 16 * 2**20
+
+_SKIPPED: Final = {"matroska,webm": "", "flv": "Packet mismatch"}
+"""Demuxers that skip damage to where they find their feet again, and what of their errors says that they did."""
+
+
+class Lookahead:
+    """The packets from where the video stands. Reading that fails is noticed behind the last packet that came."""
+
+    def __init__(self, video: Video, log: Log) -> None:
+        self._packets = video.packets()
+        self._log = log
+        self._demuxer = video.demuxer
+        self._ahead: deque[VideoPacket] = deque()
+        self._errors: deque[str | None] = deque()
+        self._error_before: str | None = None
+        self._error_at_end: str | None = None
+        self._num_bytes = 0
+        self._failure: VideoError | None = None
+        self.is_at_end = False
+        """Whether the packets ahead are the last ones."""
+        log.new_errors_of(self._demuxer)  # of opening: FFmpeg may have looked far ahead
+
+    def more(self) -> bool:
+        """Whether a packet is ahead; raises the VideoError that reading ended with."""
+        if not self.fill(1) and self._failure is not None:
+            raise self._failure
+        return bool(self._ahead)
+
+    def pop(self) -> VideoPacket:
+        """The next packet."""
+        self._error_before = self._errors.popleft()
+        packet = self._ahead.popleft()
+        self._num_bytes -= packet.size
+        return packet
+
+    def __len__(self) -> int:
+        return len(self._ahead)
+
+    def __getitem__(self, number: int) -> VideoPacket:
+        return self._ahead[number]
+
+    def fill(self, number: int) -> bool:
+        """Read on until so many packets are ahead; whether there are."""
+        while len(self._ahead) < number and not self.is_at_end and self._failure is None:
+            try:
+                packet = next(self._packets, None)
+            except VideoError as error:
+                self._failure = error
+                break
+            if packet is None:
+                self.is_at_end = True
+                if self._ahead:
+                    self._error_at_end = self._latest_error()
+                break
+            self._ahead.append(packet)
+            self._errors.append(self._latest_error())
+            self._num_bytes += packet.size
+        return len(self._ahead) >= number
+
+    def _latest_error(self) -> str | None:
+        if self._demuxer not in _SKIPPED:
+            return None
+        errors = [line for line in self._log.new_errors_of(self._demuxer) if _SKIPPED[self._demuxer] in line]
+        return errors[-1] if errors else None
+
+    def reaches(self, number: int) -> bool:
+        """As `fill`, within what may be held in memory."""
+        if len(self._ahead) < number and (len(self._ahead) >= _MOST_AHEAD or self._num_bytes > _MOST_AHEAD_BYTES):
+            return False
+        return self.fill(number)
+
+    def following(self, number: int = REORDERED) -> Iterator[VideoPacket]:
+        """The next packets, up to so many of them."""
+        self.fill(number)
+        return islice(self._ahead, number)
+
+    def drop(self, number: int) -> None:
+        """Leave out the next packets."""
+        for _ in range(number):
+            self.pop()
+        if self._errors:
+            self._errors[0] = None  # of what was left out
+
+    def error_near(self) -> str | None:
+        """What the container had to say about damage that it skipped, reading the packet just taken and the next two.
+
+        None behind the last packet: then what was said is for Video.problem_at_end.
+        """
+        if self._demuxer not in _SKIPPED or not self.fill(1):
+            return None
+        is_near_end = not self.fill(2)
+        said = [self._error_before, *islice(self._errors, 2), self._error_at_end if is_near_end else None]
+        return next((line for line in said if line is not None), None)
+
+    def are_last(self) -> bool:
+        """Whether the data end here: demuxers make up to two more packets of a torn one."""
+        return not self.fill(3) and self._failure is None

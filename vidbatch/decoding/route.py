@@ -1,0 +1,288 @@
+"""Packets ahead and wanted times in; out comes which packets need no decoding.
+
+The frame shown at a wanted time is that of the packet with the greatest presentation time up to it. Once it has been
+sent to the decoder, nothing is needed up to the last entry (entries.py) that is shown no later than the next wanted
+time; and on the way to a wanted frame nothing that no other frame refers to:
+
+    packets   K b P b w b P . . . . . . . K b P b w . . .        b: no reference, K: an entry
+    decoded   K . P . w                   K . P . w
+
+Where the container has an index and the way is long, a jump is a seek; else packets are read and dropped. All of it
+holds only where packets have plain times; elsewhere all is decoded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import Final, Literal, NamedTuple
+
+from av.index import IndexEntry
+
+from vidbatch.decoding.container import Video
+from vidbatch.decoding.entries import Entries
+from vidbatch.decoding.packets import REORDERED, Lookahead, VideoPacket
+from vidbatch.sampling import Wanted, is_wanted
+
+_SKIPPED_BY_DECODER: Final = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
+"""Codecs whose decoders, told so for one packet (skip_frame = NONREF), leave it out if no other frame refers to it.
+HEVC's goes by a mark that holds within one temporal layer; VP8's, VP9's and AV1's cannot."""
+
+_WORTH_SEEKING_BYTES: Final = 2**20
+"""Packets of fewer bytes are dropped as they come: a request to a storage costs more."""
+_MOST_APART_SECONDS: Final = 10
+"""Where decoding times are further apart, the clock may have started anew."""
+_DROPPED_AT_ONCE: Final = 256
+
+Aim = Wanted | Literal["keyframes"]
+
+Treatment = Literal["decode", "skip", "drop"]
+"""Of a packet: decode it, send it to a decoder that skips it if no other refers to it, or do not send it."""
+
+
+class Jump(NamedTuple):
+    """Where to go on: so many packets ahead, or at the keyframe that a seek finds; with neither nowhere."""
+
+    packets_ahead: int | None = None
+    seek_tick: int | None = None
+    target: int | None = None
+    """The wanted tick that it is made for."""
+
+
+class Route:
+    """Decides for the packets of one pass over a video, in their order.
+
+    Args: `made` is the jump with which the pass begins, None for one that begins otherwise; `wants_last` says that
+    times after the end mean the last frame.
+    """
+
+    def __init__(
+        self, video: Video, packets: Lookahead, entries: Entries, *, made: Jump | None, wants_last: bool
+    ) -> None:
+        self._video = video
+        self._packets = packets
+        self._entries = entries
+        self._made = made
+        self._wants_last = wants_last
+        self._decoder_skips = video.context.codec.canonical_name in _SKIPPED_BY_DECODER
+        self._most_apart = round(_MOST_APART_SECONDS / video.time_base)
+        self._sent: deque[int] = deque(maxlen=2 * REORDERED)
+        self._first_sent: int | None = None
+        self._greatest_sent = -(2**63)
+        self._end_of_sent = -(2**63)
+        self._last_dts: int | None = None
+        self._keyframe_delay = 0
+        self._target = None if made is None else made.target
+        self._look_in = 0
+        self._skipped: list[int] = []  # a heap
+        self.is_plain = entries.exist
+        self.not_plain_because = "where decoding may begin is not known of this codec"
+
+    def begins_well(self, packet: VideoPacket) -> bool:
+        """Whether the first packet of a pass that began with a jump is one from which frames come out exactly."""
+        target = self._target
+        return self._entries.include(packet) and (target is None or (packet.pts is not None and packet.pts <= target))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a packet has been treated."""
+        return self._first_sent is not None
+
+    def expect(self, aim: Aim) -> None:
+        """Tell the storage which bytes the way to all that is wanted leads over, where an index says."""
+        if self._video.index is None or not self.is_plain:
+            return
+        self._video.expect(self._ranges_of_keyframes() if aim == "keyframes" else self._ranges_of_wanted(aim))
+
+    def _ranges_of_wanted(self, wanted: Wanted) -> Iterator[tuple[int, int]]:
+        index = self._video.index
+        assert index is not None
+        tick = wanted.next_from(-(2**63) if self._target is None else self._target)
+        while tick is not None:
+            first = max(0, index.search_timestamp(tick - self._keyframe_delay))
+            last = index.search_timestamp(tick, any_frame=True)
+            yield self._bytes_between(first, max(first, last) + REORDERED + 2)  # as far as `look` looks
+            if last < 0 or last + 1 >= len(index):
+                return
+            tick = wanted.next_from(tick + 1)
+
+    def _ranges_of_keyframes(self) -> Iterator[tuple[int, int]]:
+        index = self._video.index
+        assert index is not None
+        number = index.search_timestamp(self._last_dts or 0)
+        while number >= 0:
+            yield self._bytes_between(number, number + 1)
+            number = index.search_timestamp(index[number].timestamp + 1, backward=False)
+
+    def _bytes_between(self, first: int, last: int) -> tuple[int, int]:
+        """The bytes of these packets, taken for stored in their order."""
+        index = self._video.index
+        assert index is not None
+        begin, end = index[first], index[min(last, len(index) - 1)]
+        return begin.pos, max(begin.pos + begin.size, end.pos + end.size)
+
+    def look(self, aim: Aim) -> Jump | None:
+        """Whether to go on elsewhere than at the next packet; asked before each, once it is ahead."""
+        if not self.is_plain or self._first_sent is None:
+            return None
+        return self._to_next_keyframe() if aim == "keyframes" else self._to_next_wanted(aim)
+
+    @property
+    def next_tick(self) -> int | None:
+        """When the next frame is shown after those that have been sent, None where none follows."""
+        ahead = (p.pts for p in self._packets.following() if p.pts is not None and not p.is_discard)
+        return min((pts for pts in ahead if pts > self._greatest_sent), default=None)
+
+    def is_needless(self, packet: VideoPacket, aim: Aim) -> bool:
+        """Whether this packet, just taken, is not wanted itself; whether others refer to it is another question."""
+        if not self.is_plain or packet.is_keyframe or packet.is_discard or packet.is_corrupt:
+            return False
+        if packet.pts is None or self._first_sent is None:
+            return False
+        if packet.pts <= self._first_sent:  # shown before the first keyframe: says where a pass really begins
+            return self._made is not None
+        if aim == "keyframes":
+            return True
+        pts = packet.pts
+        later = [t for t in self._sent if t > pts]
+        later += [p.pts for p in self._packets.following() if p.pts is not None and p.pts > pts and not p.is_discard]
+        return bool(later) and not is_wanted(aim, pts, min(later))
+
+    def treatment(self, packet: VideoPacket, aim: Aim | None) -> Treatment:
+        """What to do with this packet, just taken."""
+        if aim is None or not (self._decoder_skips or self._entries.tell_references):
+            return "decode"
+        if not self.is_needless(packet, aim):
+            return "decode"
+        if self._decoder_skips:
+            return "skip"
+        return "decode" if self._entries.is_needed_by_others(packet) else "drop"
+
+    def treated(self, packet: VideoPacket, treatment: Treatment) -> None:
+        """So it was done."""
+        if not self._follows(packet, self._last_dts) or packet.pts is None:
+            self.is_plain = False
+            self.not_plain_because = "packets have no presentation times, or disordered ones"
+            return
+        self._look_in -= 1
+        self._last_dts = packet.dts
+        if packet.is_keyframe and packet.dts is not None:
+            self._keyframe_delay = max(self._keyframe_delay, packet.pts - packet.dts)
+        if not packet.is_discard:
+            self._sent.append(packet.pts)
+            self._first_sent = packet.pts if self._first_sent is None else self._first_sent
+            self._greatest_sent = max(self._greatest_sent, packet.pts)
+            self._end_of_sent = max(self._end_of_sent, packet.pts + max(packet.duration or 0, self._video.frame_ticks))
+        if treatment != "decode":
+            heappush(self._skipped, packet.pts)
+
+    def _follows(self, packet: VideoPacket, last_dts: int | None) -> bool:
+        """Whether the packet's times are plain ones behind that decoding time."""
+        if packet.pts is None or (packet.dts is not None and packet.pts < packet.dts):
+            return False
+        return last_dts is None or packet.dts is None or 0 < packet.dts - last_dts <= self._most_apart
+
+    def end_of_skipped(self, tick: int) -> int:
+        """Until when the frames skipped before `tick` would have been shown, 0 for none; asked once, in order."""
+        end = 0
+        while self._skipped and self._skipped[0] < tick:
+            end = heappop(self._skipped) + self._video.frame_ticks
+        return end
+
+    # --- jumps to wanted times --------------------------------------------------------------------------------------
+
+    def _to_next_wanted(self, wanted: Wanted) -> Jump | None:
+        if self._target is None:
+            self._target = wanted.next_from(-(2**63))
+        while self._target is not None and (following := self._behind_target(self._target)) is not None:
+            self._target = wanted.next_from(following)
+            self._look_in = 0
+        if self._target is None or self._is_past_end(self._target):
+            return Jump()
+        return None if self._look_in > 0 else self._entry_up_to(self._target)
+
+    def _behind_target(self, target: int) -> int | None:
+        """If the frame shown at the target has been sent: when the next one is shown."""
+        next_pts = self._packets[0].pts
+        if next_pts is not None and self._greatest_sent < next_pts <= target:
+            return None
+        ahead = [p.pts for p in self._packets.following() if p.pts is not None and not p.is_discard]
+        around = [*self._sent, *ahead]
+        shown = max((pts for pts in around if pts <= target), default=min(around))
+        following = min((pts for pts in around if pts > max(shown, target)), default=None)
+        return following if shown in self._sent and shown not in ahead else None
+
+    def _is_past_end(self, target: int) -> bool:
+        """Whether the target lies behind all frames, and the last one is not wanted or has been sent."""
+        if self._packets.fill(REORDERED + 1) or not self._packets.is_at_end:
+            return False
+        ahead = [p for p in self._packets.following() if not p.is_discard]
+        ticks = [p.pts for p in ahead if p.pts is not None]
+        last = max(ticks, default=self._greatest_sent)
+        if len(ticks) < len(ahead) or target <= max(last, self._greatest_sent):
+            return False
+        if last < self._greatest_sent or not ticks:
+            return True
+        end = max(p.pts + max(p.duration or 0, self._video.frame_ticks) for p in ahead if p.pts is not None)
+        return not self._wants_last and target >= end
+
+    def _entry_up_to(self, target: int) -> Jump | None:
+        """A jump to the last entry ahead that is shown at the target or before."""
+        seek_tick = self._far_entry_up_to(target)
+        if seek_tick is not None:
+            return Jump(None, seek_tick, target)
+        found: int | None = None
+        number = 0
+        last_dts = self._last_dts
+        self._look_in = 2**63
+        while self._packets.reaches(number + 1):
+            packet = self._packets[number]
+            if not self._follows(packet, last_dts) or packet.pts is None:
+                break
+            if packet.pts > target:  # what comes before an entry is shown before it: there is none behind
+                break
+            last_dts = packet.dts
+            if number and self._entries.include(packet):
+                found = number
+            number += 1
+        else:
+            self._look_in = number // 2 + 1
+        return None if found is None else Jump(found, None, target)
+
+    def _far_entry_up_to(self, target: int) -> int | None:
+        """When the last keyframe in the index up to the target is shown, if it is far ahead."""
+        index = self._video.index
+        if index is None:
+            return None
+        number = index.search_timestamp(target - self._keyframe_delay)
+        return None if number < 0 else self._if_far(index[number])
+
+    def _if_far(self, entry: IndexEntry) -> int | None:
+        ahead = self._packets[0]
+        is_ahead = ahead.dts is not None and entry.timestamp > ahead.dts
+        is_far = ahead.pos is not None and entry.pos - ahead.pos > _WORTH_SEEKING_BYTES
+        # A presentation time: FFmpeg goes further back if frames shown before an open keyframe are asked for.
+        return entry.timestamp + self._keyframe_delay if is_ahead and is_far else None
+
+    # --- jumps to keyframes -----------------------------------------------------------------------------------------
+
+    def _to_next_keyframe(self) -> Jump | None:
+        ahead = self._packets[0]
+        if self._video.is_keyframe(ahead):
+            return None
+        index = self._video.index
+        if index is not None and ahead.dts is not None:
+            number = index.search_timestamp(ahead.dts + 1, backward=False)
+            seek_tick = None if number < 0 else self._if_far(index[number])
+            if seek_tick is not None:
+                return Jump(None, seek_tick)
+        number = 0
+        while self._packets.fill(number + 1):
+            if self._video.is_keyframe(self._packets[number]):
+                return Jump(number)
+            number += 1
+            if number == _DROPPED_AT_ONCE:
+                self._packets.drop(number)
+                number = 0
+        return Jump()
