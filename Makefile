@@ -10,9 +10,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS := .cache/demo-clips
 OUTPUT := demo-output
-BENCHMARKS ?= chain listing decode_memory s3_gets scaling
+BENCHMARKS ?= chain decode listing decode_memory s3_gets scaling
 
-.PHONY: help demo test test-long lint format bench lock wheel job clean
+.PHONY: help demo test test-long lint format bench bench-decode lock wheel job clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +45,9 @@ format: $(INSTALLED)  ## let ruff format and fix what it can
 bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS="chain" for some)
 	@scripts/install.sh debian
 	for name in $(BENCHMARKS) report; do $(BIN)/python benchmarks/$$name.py; done
+
+bench-decode:  ## the benchmark of decoding alone (some 15 minutes)
+	@$(MAKE) bench BENCHMARKS=decode
 
 lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/python scripts/lock.py

@@ -53,7 +53,7 @@ def mixed(*, seconds: int, copies: int, max_pieces: int | None = None) -> Path:
             for copy in range(copies):
                 os.link(path, folder / f"{path.stem}_copy{copy}.mp4")
 
-    return _built(f"mixed_{seconds}s_x{copies}_{max_pieces or 'all'}", fill)
+    return built(f"mixed_{seconds}s_x{copies}_{max_pieces or 'all'}", fill)
 
 
 def every_nth(archive: Path, n: int) -> Path:
@@ -63,7 +63,7 @@ def every_nth(archive: Path, n: int) -> Path:
         for path in sorted(archive.iterdir())[::n]:
             os.link(path, folder / path.name)
 
-    return _built(f"{archive.name}_every{n}", fill)
+    return built(f"{archive.name}_every{n}", fill)
 
 
 def first(archive: Path, n: int) -> Path:
@@ -73,7 +73,7 @@ def first(archive: Path, n: int) -> Path:
         for path in sorted(archive.iterdir())[:n]:
             os.link(path, folder / path.name)
 
-    return _built(f"{archive.name}_first{n}", fill)
+    return built(f"{archive.name}_first{n}", fill)
 
 
 def long_1080p(seconds: int) -> Path:
@@ -82,15 +82,15 @@ def long_1080p(seconds: int) -> Path:
 
     def encode(folder: Path) -> None:
         scale = ("-vf", "scale=1920:1080:flags=bicubic", *ENCODE[:-2], "-threads", "2")
-        _ffmpeg("-i", source, *scale, folder / "once.mp4")
+        ffmpeg("-i", source, *scale, folder / "once.mp4")
 
-    once = _built("sintel_1080p", encode) / "once.mp4"
+    once = built("sintel_1080p", encode) / "once.mp4"
 
     def repeat(folder: Path) -> None:
         copy = ("-c", "copy", "-t", str(seconds), "-movflags", "+faststart")
-        _ffmpeg("-stream_loop", "-1", "-i", once, *copy, folder / f"sintel_1080p_{seconds}s.mp4")
+        ffmpeg("-stream_loop", "-1", "-i", once, *copy, folder / f"sintel_1080p_{seconds}s.mp4")
 
-    return next(_built(f"long_1080p_{seconds}s", repeat).iterdir())
+    return next(built(f"long_1080p_{seconds}s", repeat).iterdir())
 
 
 def hopeless(count: int) -> Path:
@@ -103,7 +103,7 @@ def hopeless(count: int) -> Path:
             path = folder / f"{number // 1000:04d}" / f"{number:07d}.mp4"
             path.write_bytes(b"" if number % 2 else b"this is not a video\n")
 
-    return _built(f"hopeless_{count}", fill)
+    return built(f"hopeless_{count}", fill)
 
 
 def tiny(count: int) -> Path:
@@ -113,15 +113,15 @@ def tiny(count: int) -> Path:
         for number in range(count):
             (folder / f"{number:07d}.mp4").write_bytes(b"v")
 
-    return _built(f"tiny_{count}", fill)
+    return built(f"tiny_{count}", fill)
 
 
 def _cut(seconds: int, max_pieces: int | None) -> Path:
     def fill(folder: Path) -> None:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(lambda job: _ffmpeg(*job), _cut_jobs(folder, seconds, max_pieces)))
+            list(pool.map(lambda job: ffmpeg(*job), _cut_jobs(folder, seconds, max_pieces)))
 
-    return _built(f"pieces_{seconds}s_{max_pieces or 'all'}", fill)
+    return built(f"pieces_{seconds}s_{max_pieces or 'all'}", fill)
 
 
 def _cut_jobs(folder: Path, seconds: int, max_pieces: int | None) -> Iterator[tuple[object, ...]]:
@@ -142,11 +142,11 @@ def _length_seconds(name: str) -> float:
     return float(truth["num_frames"]) * float(denominator) / float(numerator)
 
 
-def _ffmpeg(*words: object) -> None:
+def ffmpeg(*words: object) -> None:
     subprocess.run(["ffmpeg", "-v", "error", "-nostdin", "-y", *map(str, words)], check=True)
 
 
-def _built(name: str, fill: Callable[[Path], None]) -> Path:
+def built(name: str, fill: Callable[[Path], None]) -> Path:
     """The folder of that name, filled once: it appears whole or not at all."""
     folder = CACHE / "archives" / name
     if not folder.exists():

@@ -6,6 +6,7 @@ python benchmarks/report.py    rewrites the part of each README between its two 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ def s3_gets(content: Content) -> Iterator[Line]:
     yield "most GETs of an object of at most 8 MiB, counted at the server", figure, f"≤ {content['allowed_gets']}"
 
 
+def decode(content: Content) -> Iterator[Line]:
+    """CPU of samples over decoding all and over the floor, by sampling."""
+    rows = content["rows"]
+    for sampling in dict.fromkeys(row["sampling"] for row in rows):
+        found = [row for row in rows if row["sampling"] == sampling]
+        least, most = (pick(found, key=lambda row: row["over_all"]["median"]) for pick in (min, max))
+        if len(found) == 1:
+            shares = f"**{least['over_all']['median']:.2f}×** ({least['stream']})"
+        else:
+            shares = " to ".join(f"**{row['over_all']['median']:.2f}×** ({row['stream']})" for row in (least, most))
+        floor = statistics.geometric_mean(row["over_floor"]["median"] for row in found)
+        yield f"CPU of `{sampling}` over that of decoding every frame", f"{shares}; {floor:.2f} of the floor", ""
+
+
 def scaling(content: Content) -> Iterator[Line]:
     """Efficiencies of the largest number of cores or nodes."""
     for name, unit in (("pinned", "cores"), ("simulated", "nodes")):
@@ -84,7 +99,7 @@ def _spread(found: Content) -> str:
 def render(folder: Path = RESULTS) -> str:
     """The table, with a line on the machine; empty where nothing was measured."""
     lines, machines = [], []
-    for benchmark in (chain, listing, decode_memory, s3_gets, scaling):
+    for benchmark in (chain, decode, listing, decode_memory, s3_gets, scaling):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():
             content = json.loads(path.read_text())

@@ -30,7 +30,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("script", ["chain", "listing", "decode_memory", "s3_gets", "scaling"])
+@pytest.mark.parametrize("script", ["chain", "decode", "listing", "decode_memory", "s3_gets", "scaling"])
 def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--quick", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -165,6 +165,9 @@ class Video:
         self.context = self.stream.codec_context
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self.frame_ticks = max(1, round(1 / (rate * self.time_base))) if rate else 1
+        """How long a frame lasts by the average rate, at least one tick; what is used where nothing else is known."""
         self._check_bounds()
         self._prepare_decoder()
 
@@ -201,12 +204,6 @@ class Video:
             return packet.is_keyframe
         number = index.search_timestamp(packet.dts, any_frame=True)
         return number < 0 or index[number].timestamp != packet.dts or index[number].is_keyframe
-
-    @property
-    def frame_ticks(self) -> int:
-        """How long a frame lasts by the average rate, at least one tick; what is used where nothing else is known."""
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return max(1, round(1 / (rate * self.time_base))) if rate else 1
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
         """The stream's packets from the present position on, in decoding order; empty ones left out.

@@ -232,7 +232,7 @@ class Route:
         seek_tick = self._far_entry_up_to(target)
         if seek_tick is not None:
             return Jump(None, seek_tick, target)
-        found: int | None = None
+        keyframes: list[int] = []
         number = 0
         last_dts = self._last_dts
         self._look_in = 2**63
@@ -243,11 +243,12 @@ class Route:
             if packet.pts > target:  # what comes before an entry is shown before it: there is none behind
                 break
             last_dts = packet.dts
-            if number and self._entries.include(packet):
-                found = number
+            if number and packet.is_keyframe:
+                keyframes.append(number)
             number += 1
         else:
             self._look_in = number // 2 + 1
+        found = next((n for n in reversed(keyframes) if self._entries.include(self._packets[n])), None)
         return None if found is None else Jump(found, None, target)
 
     def _far_entry_up_to(self, target: int) -> int | None:
