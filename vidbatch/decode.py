@@ -174,11 +174,7 @@ def read_frames(
     report = ReadReport(
         **header,
         is_keyframe=np.array([key for chunk in chunks for key in chunk["is_keyframe"]], bool),
-        **{
-            name: last[name] for name in ("num_frames_decoded", "num_packets_read", "read_bytes", "all_decoded_because")
-        },
-        error_kind=last["error_kind"],
-        error_message=last["error_message"],
+        **{name: last[name] for name in _REPORTED},
     )
     return frames, np.array([t for chunk in chunks for t in chunk["pts_seconds"]], np.float64), report
 

@@ -140,7 +140,6 @@ class Video:
             raise VideoError("empty", "the object holds no bytes")
         self._start = stream.read(_PROBE_BYTES)
         self._source.seek(0)
-        self._source.raise_failure()
         self.num_packets_in_all = 0
         """Packets read so far, those before going back to the first one too."""
         self._begin()
@@ -261,7 +260,7 @@ class Video:
         Args: `num_packets` read from the very start on, None when reading began elsewhere.
         """
         errors = self._log.new_errors_of(self.demuxer)
-        promised = len(self.stream.index_entries) if "mov" in self.demuxer else 0
+        promised = len(self.index or ())
         if self.is_complete is False:
             return VideoError("truncated", self._missing_bytes())
         if any("prematurely" in line or "partial file" in line for line in errors):
@@ -274,8 +273,8 @@ class Video:
     def is_complete(self) -> bool | None:
         """Whether the file is as long as its container says; None when the container does not say."""
         declared = sniff.declared_bytes(self._start, self._source.size_bytes)
-        if "mov" in self.demuxer and len(self.stream.index_entries):
-            last = self.stream.index_entries[-1]
+        if (index := self.index) is not None:
+            last = index[-1]
             declared = max(declared or 0, last.pos + last.size)
         return None if declared is None else declared <= self._source.size_bytes
 

@@ -70,7 +70,6 @@ class Route:
         self._sent: deque[int] = deque(maxlen=2 * REORDERED)
         self._first_sent: int | None = None
         self._greatest_sent = -(2**63)
-        self._end_of_sent = -(2**63)
         self._last_dts: int | None = None
         self._keyframe_delay = 0
         self._target = None if made is None else made.target
@@ -131,8 +130,11 @@ class Route:
     @property
     def next_tick(self) -> int | None:
         """When the next frame is shown after those that have been sent, None where none follows."""
-        ahead = (p.pts for p in self._packets.following() if p.pts is not None and not p.is_discard)
-        return min((pts for pts in ahead if pts > self._greatest_sent), default=None)
+        return min((pts for pts in self._ticks_ahead() if pts > self._greatest_sent), default=None)
+
+    def _ticks_ahead(self) -> list[int]:
+        """When the frames of the packets ahead are shown, as far as one has to look for the next one."""
+        return [p.pts for p in self._packets.following() if p.pts is not None and not p.is_discard]
 
     def is_needless(self, packet: VideoPacket, aim: Aim) -> bool:
         """Whether this packet, just taken, is not wanted itself; whether others refer to it is another question."""
@@ -145,8 +147,7 @@ class Route:
         if aim == "keyframes":
             return True
         pts = packet.pts
-        later = [t for t in self._sent if t > pts]
-        later += [p.pts for p in self._packets.following() if p.pts is not None and p.pts > pts and not p.is_discard]
+        later = [tick for tick in (*self._sent, *self._ticks_ahead()) if tick > pts]
         return bool(later) and not is_wanted(aim, pts, min(later))
 
     def treatment(self, packet: VideoPacket, aim: Aim | None) -> Treatment:
@@ -173,7 +174,6 @@ class Route:
             self._sent.append(packet.pts)
             self._first_sent = packet.pts if self._first_sent is None else self._first_sent
             self._greatest_sent = max(self._greatest_sent, packet.pts)
-            self._end_of_sent = max(self._end_of_sent, packet.pts + max(packet.duration or 0, self._video.frame_ticks))
         if treatment != "decode":
             heappush(self._skipped, packet.pts)
 
@@ -207,7 +207,7 @@ class Route:
         next_pts = self._packets[0].pts
         if next_pts is not None and self._greatest_sent < next_pts <= target:
             return None
-        ahead = [p.pts for p in self._packets.following() if p.pts is not None and not p.is_discard]
+        ahead = self._ticks_ahead()
         around = [*self._sent, *ahead]
         shown = max((pts for pts in around if pts <= target), default=min(around))
         following = min((pts for pts in around if pts > max(shown, target)), default=None)

@@ -84,8 +84,7 @@ def _open_spooled(source: str, *, offset: int, size: int | None) -> Reader:
 def open_clip(clip: Mapping[str, Any]) -> Reader:
     """The video of a schema.CLIP row, from its first byte to its last. Raises VideoError, also from every read."""
     if clip["member"] is None:
-        is_large = (clip["size_bytes"] or 0) > BLOCK_BYTES
-        return open_read(clip["source"], block_bytes=HEAD_BYTES if is_large else BLOCK_BYTES)
+        return open_read(clip["source"], block_bytes=_block_bytes(clip["size_bytes"]))
     return open_member(
         clip["source"],
         clip["member"],
@@ -102,9 +101,13 @@ def open_member(source: str, member: str, *, offset: int | None, size: int | Non
     Raises VideoError, `bounds` for a shard that unpacks to more than tar.UNPACKED_LIMIT_BYTES.
     """
     if offset is not None:
-        is_large = (size or 0) > BLOCK_BYTES
-        return open_read(source, offset=offset, size=size, block_bytes=HEAD_BYTES if is_large else BLOCK_BYTES)
+        return open_read(source, offset=offset, size=size, block_bytes=_block_bytes(size))
     return _UNPACKED.open(source, version, member)
+
+
+def _block_bytes(size: int | None) -> int:
+    """How much to read of a video at first: all of a small one."""
+    return HEAD_BYTES if (size or 0) > BLOCK_BYTES else BLOCK_BYTES
 
 
 class _Place(NamedTuple):
