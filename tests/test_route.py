@@ -33,7 +33,7 @@ def sample(path: Path, sampling: str, **options: Any) -> ReadReport:
     """The report of a sample, whose frames and times are compared with those of decoding every frame."""
     frames, times, report = read_frames(path, sampling=sampling, size=SMALL, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClipSample, "_aim", lambda _self, _selector: None)
+        patch.setattr(ClipSample, "_aim_from", lambda _self, _tick: None)
         all_frames, all_times, all_report = read_frames(path, sampling=sampling, size=SMALL, **options)
     assert np.array_equal(times, all_times), (sampling, options, times, all_times)
     assert np.array_equal(frames, all_frames), (sampling, options)

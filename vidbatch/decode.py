@@ -157,7 +157,8 @@ def read_frames(
         "end_seconds": end_seconds,
         "times": wanted,
     }
-    job = Job(clip, sampling if wanted is None else "times=times", None if size is None else TargetSize(*size))
+    target = None if size is None else TargetSize(*size)
+    job = Job(clip, sampling if wanted is None else "times=times", target, in_one_chunk=True)
     header: dict[str, Any] = dict.fromkeys(_HEADER_NAMES)
     parts: list[npt.NDArray[np.uint8]] = []
     chunks: list[dict[str, Any]] = []
@@ -165,11 +166,14 @@ def read_frames(
         if "chunk_index" in record:
             chunks.append(record)
             if pixels is not None:
-                parts.append(np.array(pixels, copy=True))
+                parts.append(np.asarray(pixels))
         else:
             header |= record
     height, width = (0, 0) if size is None else (size.height, size.width)
-    frames = np.concatenate(parts) if parts else np.empty((0, height, width, 3), np.uint8)
+    if len(parts) == 1:
+        frames = parts[0]
+    else:
+        frames = np.concatenate(parts) if parts else np.empty((0, height, width, 3), np.uint8)
     last = chunks[-1]
     report = ReadReport(
         **header,

@@ -7,8 +7,10 @@ ends the clip: the frames before it are given, the last chunk says what happened
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Final
 
@@ -48,7 +50,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     """Yield the chunks of a clip: records with the fields of schema.PIXELS that decoding decides, and the pixels.
 
     The first record holds only the header. Pixels are uint8 (num_frames, height, width, 3), valid until the next
-    item is asked for. The last record has `is_last_chunk`, error and cost; a bad video is no exception. An empty
+    item is asked for, or for good if the job is `in_one_chunk`. The last record has `is_last_chunk`, error and cost; a bad video is no exception. An empty
     record says that decoding goes on.
     """
     cost = _Cost()
@@ -61,6 +63,8 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
                 yield from cost.outside(video.header, None)
                 sample = ClipSample(job, video, log)
                 cost.video, cost.reader = video, sample.reader
+                if job.in_one_chunk:
+                    chunks.num_frames_kept = sample.num_frames_at_most
                 for shown in sample:
                     if shown is None:
                         yield from cost.outside({}, None)
@@ -99,7 +103,7 @@ class ClipSample:
         self._origin: int | None = None
         self._whole_end = 0
         is_last_wanted = self._sampling.kind == "times" and self._end is None
-        self.reader = FrameReader(video, log, wants_last=is_last_wanted)
+        self.reader = FrameReader(video, log, aim_from=self._aim_from, wants_last=is_last_wanted)
 
     def __iter__(self) -> Iterator[Shown | None]:
         if not self._times and (self._times is not None or self._sampling.kind == "times"):
@@ -118,7 +122,7 @@ class ClipSample:
                     break
                 if selector is None:
                     selector = self._selector(first_tick=shown.tick)
-                    self.reader.aim = self._aim(selector)
+                    self.reader.set_out(shown.tick)
                 if selector.feed(shown.tick, shown.is_keyframe) and self._is_inside(last):
                     yield last
                 last = shown
@@ -134,8 +138,23 @@ class ClipSample:
         if problem is not None:
             raise problem
 
-    def _aim(self, selector: Selector) -> Aim | None:
+    @property
+    def num_frames_at_most(self) -> int | None:
+        """How many frames there will be at most if the header is right; None if it says nothing."""
+        if self._times is not None:
+            return len(self._times)
+        if self._sampling.kind == "count":
+            return self._sampling.number
+        seconds, rate = self._video.header["duration_seconds"], self._video.header["frame_rate"]
+        if self._sampling.kind == "fps":
+            rate = self._sampling.frames_per_second
+        elif self._video.header["num_frames_from_header"] is not None:
+            return int(self._video.header["num_frames_from_header"])
+        return None if seconds is None or rate is None else math.ceil(seconds * rate) + 1
+
+    def _aim_from(self, first_tick: int) -> Aim | None:
         """What the reader may go for, None where every frame has to be seen."""
+        selector = self._selector(first_tick=first_tick)
         if isinstance(selector, KeyframeSelector):
             return "keyframes"
         if not isinstance(selector, TimeSelector):
@@ -216,9 +235,10 @@ class ClipSample:
 
 
 class _Chunks:
-    """Collects pictures in one buffer that is used again and again."""
+    """Collects pictures in one buffer that is used again and again, or in one of `num_frames_kept` that is not."""
 
     def __init__(self, size: TargetSize | None) -> None:
+        self.num_frames_kept: int | None = None
         self._maker = PictureMaker(size)
         self._buffer: Pixels | None = None
         self._pts_seconds: list[float] = []
@@ -230,14 +250,22 @@ class _Chunks:
         return self._buffer is not None and len(self._pts_seconds) == len(self._buffer)
 
     def add(self, shown: Shown, video: Video) -> None:
+        if shown.frame is None:
+            raise VideoError("corrupt", "the decoder gave no frame for a packet that promised one")
         aspect = video.stream.sample_aspect_ratio
         if self._buffer is None:
             height, width = self._maker.size_of(shown.frame, aspect)
-            capacity = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * height * width)))
-            self._buffer = np.empty((capacity, height, width, 3), np.uint8)
+            self._buffer = self._new_buffer(height, width)
         self._maker.make(shown.frame, aspect, self._buffer[len(self._pts_seconds)])
         self._pts_seconds.append(seconds_of(shown.tick, video.time_base))
         self._is_keyframe.append(shown.is_keyframe)
+
+    def _new_buffer(self, height: int, width: int) -> Pixels:
+        if self.num_frames_kept is not None:
+            with suppress(MemoryError, ValueError):  # of what is not written to, nothing is taken
+                return np.empty((max(1, self.num_frames_kept), height, width, 3), np.uint8)
+        capacity = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * height * width)))
+        return np.empty((capacity, height, width, 3), np.uint8)
 
     def take(self) -> tuple[Record, memoryview | None]:
         """The record of what was collected, its pixels, and a fresh start."""
@@ -251,7 +279,10 @@ class _Chunks:
         }
         self._num_taken += 1
         self._pts_seconds, self._is_keyframe = [], []
-        return record, None if self._buffer is None else self._buffer[:num_frames].data
+        buffer = self._buffer
+        if self.num_frames_kept is not None:
+            self._buffer = None
+        return record, None if buffer is None else buffer[:num_frames].data
 
 
 class _Cost:

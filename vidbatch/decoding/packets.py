@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -38,6 +39,8 @@ class Lookahead:
         self._error_before: str | None = None
         self._error_at_end: str | None = None
         self._num_bytes = 0
+        self.ticks: list[int] = []
+        """When the frames of the packets ahead are shown, ascending, as far as the packets say."""
         self._failure: VideoError | None = None
         self.is_at_end = False
         """Whether the packets ahead are the last ones."""
@@ -54,6 +57,8 @@ class Lookahead:
         self._error_before = self._errors.popleft()
         packet = self._ahead.popleft()
         self._num_bytes -= packet.size
+        if packet.pts is not None and not packet.is_discard:
+            del self.ticks[bisect_left(self.ticks, packet.pts)]
         return packet
 
     def __len__(self) -> int:
@@ -76,6 +81,8 @@ class Lookahead:
                     self._error_at_end = self._latest_error()
                 break
             self._ahead.append(packet)
+            if packet.pts is not None and not packet.is_discard:
+                insort(self.ticks, packet.pts)
             self._errors.append(self._latest_error())
             self._num_bytes += packet.size
         return len(self._ahead) >= number

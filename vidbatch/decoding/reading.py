@@ -7,7 +7,7 @@ before are given, none after.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple
 
 import av
@@ -19,6 +19,7 @@ from vidbatch.decoding.entries import Entries
 from vidbatch.decoding.packets import Lookahead, VideoPacket
 from vidbatch.decoding.route import Aim, Jump, Route
 from vidbatch.errors import VideoError
+from vidbatch.sampling import is_wanted
 
 _STEPS_BACK_SECONDS: Final = (0, 3, 30)
 _STEPS_BACK_BY_BISECTION_SECONDS: Final = (1, 5, 30)
@@ -37,7 +38,8 @@ class Shown(NamedTuple):
 
     tick: int
     end: int
-    frame: VideoFrame
+    frame: VideoFrame | None
+    """None for one that nobody wants: pictures that are kept cost the decoder fresh memory for others."""
     is_keyframe: bool
     """Whether the container and the decoder both say so."""
 
@@ -52,16 +54,27 @@ class FirstFrame(NamedTuple):
 class FrameReader:
     """Decodes a video's frames.
 
-    From when `aim` is set, only the frames that it wants are sure to come, with some of those between; where nothing
-    follows that it wants, `next_tick` is when the frame after the last one would have been shown.
+    From when there is an `aim`, only the frames that it wants are sure to come, with some of those between; where
+    nothing follows that it wants, `next_tick` is when the frame after the last one would have been shown.
 
-    Args: `wants_last` says that wanted times behind the end mean the last frame.
+    Args: `aim_from` gives the aim of frames the first of which is shown at a tick, None if every frame has to be seen;
+    `wants_last` says that wanted times behind the end mean the last frame.
     """
 
-    def __init__(self, video: Video, log: Log, *, wants_last: bool = False) -> None:
+    def __init__(
+        self,
+        video: Video,
+        log: Log,
+        *,
+        aim_from: Callable[[int], Aim | None] = lambda _tick: None,
+        wants_last: bool = False,
+    ) -> None:
         self._video = video
         self._log = log
+        self._aim_from = aim_from
         self._wants_last = wants_last
+        self._may_seek = True
+        self._has_sought = False
         self._entries = Entries(video.context.codec.canonical_name, video.context.extradata)
         self.aim: Aim | None = None
         self.next_tick: int | None = None
@@ -75,17 +88,27 @@ class FrameReader:
         Raises VideoError behind the last good one where there is damage.
         """
         last: int | None = None
-        try:
-            for shown in self._begin(from_tick):
-                last = shown.tick
-                yield shown
-        except _WrongWay as wrong:  # decoding everything decides
-            self.aim = self.next_tick = None
-            self.all_decoded_because = str(wrong)
-            self._video.reopen()
-            for shown in self._begin(from_tick):
-                if last is None or shown.tick > last:
-                    yield shown
+        given_up_to: int | None = None
+        while True:
+            try:
+                for shown in self._begin(from_tick):
+                    if given_up_to is None or shown.tick > given_up_to:
+                        last = shown.tick
+                        yield shown
+                return
+            except _WrongWay as wrong:
+                given_up_to = last
+                if self._has_sought and self._may_seek:  # packets read one by one tell more than an index
+                    self._may_seek = False
+                else:  # decoding everything decides
+                    self.aim = self.next_tick = None
+                    self._aim_from = lambda _tick: None
+                    self.all_decoded_because = str(wrong)
+                self._video.reopen()
+
+    def set_out(self, tick: int) -> None:
+        """Choose the aim of frames the first of which is shown at this tick, unless it is chosen."""
+        self.aim = self.aim or self._aim_from(tick)
 
     def first(self) -> FirstFrame | None:
         """About the video's first frame, None if there is none; the video is left behind it."""
@@ -102,27 +125,32 @@ class FrameReader:
         """
         if from_tick is not None:
             bisected = self._video.demuxer in _BISECTED
-            for seconds in _STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS:
+            for attempt, seconds in enumerate(_STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS):
                 if not self._video.seek(from_tick - round(seconds / self._video.time_base)):
                     break
-                frames = self._follow(self._pass(from_tick))
+                frames = self._follow(self._pass(from_tick, sets_out=attempt == 0))
                 try:
                     first = next(frames, None)
-                except VideoError:
-                    continue
+                except (VideoError, _WrongWay):
+                    first = None
                 if first is not None and first.tick <= from_tick:
                     yield first
                     yield from frames
                     return
+                self.aim = None  # what does not begin as expected is looked at frame by frame until it has begun
             self._video.reopen()
-        yield from self._follow(self._pass(None))
+        yield from self._follow(self._pass(None, sets_out=from_tick is None))
 
     def _follow(self, current: _Pass) -> Iterator[Shown]:
         """The frames of a pass and of those that its jumps lead to."""
         while True:
+            last: Shown | None = None
             try:
-                yield from current.frames()
+                for last in current.frames():
+                    yield last
             except VideoError as error:
+                if last is not None and last.frame is None and self._is_wanted(last):
+                    raise _WrongWay(f"damage behind a frame that is shown on for it: {error.message}") from error
                 # What is damaged for one who comes by a jump need not be for another.
                 if current.made is None or error.kind not in ("corrupt", "truncated"):
                     raise
@@ -136,10 +164,14 @@ class FrameReader:
                 return
             current = self._land(current, current.jump)
 
+    def _is_wanted(self, shown: Shown) -> bool:
+        return not isinstance(self.aim, str | None) and is_wanted(self.aim, shown.tick, shown.end)
+
     def _land(self, left: _Pass, jump: Jump) -> _Pass:
         packets = left.packets
         if jump.seek_tick is not None:
             left_at = packets[0].dts
+            self._has_sought = True
             packets = Lookahead(self._video, self._log) if self._video.seek(jump.seek_tick) else packets
             if not packets.fill(1) or (packets[0].dts or 0) <= (left_at or 0):
                 raise _WrongWay("a seek did not lead ahead")
@@ -150,12 +182,14 @@ class FrameReader:
         self._video.context.flush_buffers()
         return _Pass(self, self._video, self._log, packets, packets[0].pts, made=jump)
 
-    def _pass(self, from_tick: int | None) -> _Pass:
-        return _Pass(self, self._video, self._log, Lookahead(self._video, self._log), from_tick)
+    def _pass(self, from_tick: int | None, *, sets_out: bool = False) -> _Pass:
+        return _Pass(self, self._video, self._log, Lookahead(self._video, self._log), from_tick, sets_out=sets_out)
 
     def route_of(self, packets: Lookahead, made: Jump | None) -> Route:
         """The route of a pass over these packets."""
-        return Route(self._video, packets, self._entries, made=made, wants_last=self._wants_last)
+        return Route(
+            self._video, packets, self._entries, made=made, may_seek=self._may_seek, wants_last=self._wants_last
+        )
 
 
 class _WrongWay(Exception):
@@ -166,7 +200,8 @@ class _Pass:
     """One run over the packets from where the video stands; from a keyframe on if that is not the beginning.
 
     Damage to frames before `from_tick` does not count: what was seeked over can lack what it refers to. A pass that
-    ends with a `jump` is to be followed by one that was `made` by it.
+    ends with a `jump` is to be followed by one that was `made` by it; one that `sets_out` has the reader choose its aim
+    before the first frame has come out, if the packets say when that is shown.
     """
 
     def __init__(
@@ -178,6 +213,7 @@ class _Pass:
         from_tick: int | None,
         *,
         made: Jump | None = None,
+        sets_out: bool = False,
     ) -> None:
         self._reader = reader
         self._video = video
@@ -186,6 +222,8 @@ class _Pass:
         self.packets = packets
         self.route = reader.route_of(packets, made)
         self.made = made
+        self._sets_out = sets_out
+        self._first_tick: int | None = None  # as the packets say
         self.jump: Jump | None = None
         self._clock = Clock(video.time_base, video.frame_ticks)
         self._held = _HeldBack()
@@ -200,6 +238,9 @@ class _Pass:
         """The frames in presentation order, with a VideoError behind the last good one if there is damage."""
         if self.made is not None and not self.route.begins_well(self.packets[0]):
             raise _WrongWay("decoding cannot begin exactly at a keyframe of the index")
+        if self._sets_out and self.packets.more() and (tick := self.route.first_tick) is not None:
+            self._first_tick = tick
+            self._reader.set_out(tick)
         while self.packets.more():
             aim = self._reader.aim
             if aim is not None and not self._expects and self.made is None and self.route.has_begun:
@@ -272,7 +313,8 @@ class _Pass:
         for frame in frames:
             end_before = self._clock.end
             tick = self._clock.tick(frame)
-            end_before = max(end_before, self.route.end_of_skipped(tick))
+            may_be_wanted, end_of_needless = self.route.at(tick)
+            end_before = max(end_before, end_of_needless)
             if self.made is not None and not self._num_frames and tick > (self._from_tick or tick):
                 raise _WrongWay("the decoder recovered only some frames after a jump")
             self._reader.num_frames_decoded += 1
@@ -281,10 +323,13 @@ class _Pass:
                     yield from self._held.take_decoded_before(frame)
                     return True
                 continue
+            if self._first_tick is not None and not self._num_frames and tick != self._first_tick:
+                raise _WrongWay("the first frame is not shown when its packet says")
             if depth is None and self._num_frames and tick > end_before + (self._clock.end - tick) // 2:
                 break
             self._num_frames += 1
-            self._held.add(Shown(tick, self._clock.end, frame, self._held.is_keyframe(frame)))
+            kept = frame if may_be_wanted else None
+            self._held.add(frame.pts, Shown(tick, self._clock.end, kept, self._held.is_keyframe(frame)))
             if depth is not None:
                 yield from self._held.take_down_to(depth)
         return False
@@ -333,7 +378,7 @@ class _HeldBack:
     """
 
     def __init__(self) -> None:
-        self._frames: deque[Shown] = deque()
+        self._frames: deque[tuple[int | None, Shown]] = deque()
         self._order: dict[int, tuple[int, bool]] = {}
         self._num_sent = 0
 
@@ -349,21 +394,22 @@ class _HeldBack:
         """Whether the frame's packet and the decoder both say so."""
         return frame.key_frame and (frame.pts is None or self._order.get(frame.pts, (0, True))[1])
 
-    def add(self, shown: Shown) -> None:
-        self._frames.append(shown)
+    def add(self, pts: int | None, shown: Shown) -> None:
+        """Keep back a frame whose packet has this time."""
+        self._frames.append((pts, shown))
 
     def take_down_to(self, depth: int) -> Iterator[Shown]:
         while len(self._frames) > depth:
-            yield self._frames.popleft()
+            yield self._frames.popleft()[1]
 
     def take_decoded_before(self, damaged: VideoFrame) -> Iterator[Shown]:
         """The frames up to the first that was decoded after the damaged one, or may have been."""
         limit = 0 if damaged.pts is None else self._place(damaged.pts, 0)
         while self._frames:
-            pts = self._frames[0].frame.pts
+            pts = self._frames[0][0]
             if pts is None or self._place(pts, limit) >= limit:
                 break
-            yield self._frames.popleft()
+            yield self._frames.popleft()[1]
         self._frames.clear()
 
     def _place(self, pts: int, unknown: int) -> int:

@@ -13,12 +13,11 @@ holds only where packets have plain times; elsewhere all is decoded.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
-from av.index import IndexEntry
 
 from vidbatch.decoding.container import Video
 from vidbatch.decoding.entries import Entries
@@ -29,16 +28,17 @@ _SKIPPED_BY_DECODER: Final = frozenset({"h264", "mpeg1video", "mpeg2video", "mpe
 """Codecs whose decoders, told so for one packet (skip_frame = NONREF), leave it out if no other frame refers to it.
 HEVC's goes by a mark that holds within one temporal layer; VP8's, VP9's and AV1's cannot."""
 
-_WORTH_SEEKING_BYTES: Final = 2**20
-"""Packets of fewer bytes are dropped as they come: a request to a storage costs more."""
+_WORTH_SEEKING_PACKETS: Final = 24
+"""Fewer are dropped as they come: a seek costs more. No seek costs a request: storages are told before (`expect`)."""
 _MOST_APART_SECONDS: Final = 10
 """Where decoding times are further apart, the clock may have started anew."""
 _DROPPED_AT_ONCE: Final = 256
 
 Aim = Wanted | Literal["keyframes"]
 
-Treatment = Literal["decode", "skip", "drop"]
-"""Of a packet: decode it, send it to a decoder that skips it if no other refers to it, or do not send it."""
+Treatment = Literal["show", "decode", "skip", "drop"]
+"""Of a packet: decode it for its own sake or for others', send it to a decoder that skips it if no other refers to it,
+or do not send it."""
 
 
 class Jump(NamedTuple):
@@ -53,28 +53,37 @@ class Jump(NamedTuple):
 class Route:
     """Decides for the packets of one pass over a video, in their order.
 
-    Args: `made` is the jump with which the pass begins, None for one that begins otherwise; `wants_last` says that
-    times after the end mean the last frame.
+    Args: `made` is the jump with which the pass begins, None for one that begins otherwise; `may_seek` allows jumps by
+    seeking; `wants_last` says that times after the end mean the last frame.
     """
 
     def __init__(
-        self, video: Video, packets: Lookahead, entries: Entries, *, made: Jump | None, wants_last: bool
+        self,
+        video: Video,
+        packets: Lookahead,
+        entries: Entries,
+        *,
+        made: Jump | None,
+        may_seek: bool,
+        wants_last: bool,
     ) -> None:
         self._video = video
         self._packets = packets
         self._entries = entries
         self._made = made
+        self._may_seek = may_seek
         self._wants_last = wants_last
         self._decoder_skips = video.context.codec.canonical_name in _SKIPPED_BY_DECODER
         self._most_apart = round(_MOST_APART_SECONDS / video.time_base)
-        self._sent: deque[int] = deque(maxlen=2 * REORDERED)
+        self._sent: list[int] = []  # the latest, ascending
         self._first_sent: int | None = None
         self._greatest_sent = -(2**63)
         self._last_dts: int | None = None
         self._keyframe_delay = 0
         self._target = None if made is None else made.target
         self._look_in = 0
-        self._skipped: list[int] = []  # a heap
+        self._waits_for: int | None = None
+        self._needless: list[int] = []  # a heap
         self.is_plain = entries.exist
         self.not_plain_because = "where decoding may begin is not known of this codec"
 
@@ -82,6 +91,22 @@ class Route:
         """Whether the first packet of a pass that began with a jump is one from which frames come out exactly."""
         target = self._target
         return self._entries.include(packet) and (target is None or (packet.pts is not None and packet.pts <= target))
+
+    @property
+    def first_tick(self) -> int | None:
+        """When the first frame of a pass not yet begun is shown, if the packets ahead leave no doubt of it."""
+        self._packets.fill(REORDERED)
+        ticks = self._packets.ticks
+        first = self._packets[0]
+        if not self.is_plain or not self._entries.include(first) or len(ticks) < len(self._packets):
+            return None
+        last_dts = None
+        for number in range(len(ticks)):
+            packet = self._packets[number]
+            if not self._follows(packet, last_dts):
+                return None
+            last_dts = packet.dts
+        return first.pts if ticks[0] == first.pts and ticks[1:2] != ticks[:1] else None
 
     @property
     def has_begun(self) -> bool:
@@ -130,11 +155,8 @@ class Route:
     @property
     def next_tick(self) -> int | None:
         """When the next frame is shown after those that have been sent, None where none follows."""
-        return min((pts for pts in self._ticks_ahead() if pts > self._greatest_sent), default=None)
-
-    def _ticks_ahead(self) -> list[int]:
-        """When the frames of the packets ahead are shown, as far as one has to look for the next one."""
-        return [p.pts for p in self._packets.following() if p.pts is not None and not p.is_discard]
+        self._packets.fill(REORDERED)
+        return _first_behind(self._greatest_sent, self._packets.ticks)
 
     def is_needless(self, packet: VideoPacket, aim: Aim) -> bool:
         """Whether this packet, just taken, is not wanted itself; whether others refer to it is another question."""
@@ -146,16 +168,16 @@ class Route:
             return self._made is not None
         if aim == "keyframes":
             return True
-        pts = packet.pts
-        later = [tick for tick in (*self._sent, *self._ticks_ahead()) if tick > pts]
-        return bool(later) and not is_wanted(aim, pts, min(later))
+        self._packets.fill(REORDERED)
+        end = _first_behind(packet.pts, self._packets.ticks, self._sent)
+        return end is not None and not is_wanted(aim, packet.pts, end)
 
     def treatment(self, packet: VideoPacket, aim: Aim | None) -> Treatment:
         """What to do with this packet, just taken."""
         if aim is None or not (self._decoder_skips or self._entries.tell_references):
-            return "decode"
+            return "show"
         if not self.is_needless(packet, aim):
-            return "decode"
+            return "show"
         if self._decoder_skips:
             return "skip"
         return "decode" if self._entries.is_needed_by_others(packet) else "drop"
@@ -167,15 +189,19 @@ class Route:
             self.not_plain_because = "packets have no presentation times, or disordered ones"
             return
         self._look_in -= 1
+        if packet.pts == self._waits_for:
+            self._waits_for = None
         self._last_dts = packet.dts
         if packet.is_keyframe and packet.dts is not None:
             self._keyframe_delay = max(self._keyframe_delay, packet.pts - packet.dts)
         if not packet.is_discard:
-            self._sent.append(packet.pts)
+            insort(self._sent, packet.pts)
+            if len(self._sent) > 2 * REORDERED:
+                del self._sent[0]
             self._first_sent = packet.pts if self._first_sent is None else self._first_sent
             self._greatest_sent = max(self._greatest_sent, packet.pts)
-        if treatment != "decode":
-            heappush(self._skipped, packet.pts)
+        if treatment != "show":
+            heappush(self._needless, packet.pts)
 
     def _follows(self, packet: VideoPacket, last_dts: int | None) -> bool:
         """Whether the packet's times are plain ones behind that decoding time."""
@@ -183,55 +209,69 @@ class Route:
             return False
         return last_dts is None or packet.dts is None or 0 < packet.dts - last_dts <= self._most_apart
 
-    def end_of_skipped(self, tick: int) -> int:
-        """Until when the frames skipped before `tick` would have been shown, 0 for none; asked once, in order."""
+    def at(self, tick: int) -> tuple[bool, int]:
+        """Whether a frame that comes out, shown at `tick`, may be wanted, and until when needless ones before it lasted.
+
+        The latter is 0 if there were none. Asked once for each frame, in order.
+        """
         end = 0
-        while self._skipped and self._skipped[0] < tick:
-            end = heappop(self._skipped) + self._video.frame_ticks
-        return end
+        while self._needless and self._needless[0] < tick:
+            end = heappop(self._needless) + self._video.frame_ticks
+        return self._needless[:1] != [tick], end
 
     # --- jumps to wanted times --------------------------------------------------------------------------------------
 
     def _to_next_wanted(self, wanted: Wanted) -> Jump | None:
+        if self._waits_for is not None and self._look_in > 0:
+            return None
         if self._target is None:
             self._target = wanted.next_from(-(2**63))
         while self._target is not None and (following := self._behind_target(self._target)) is not None:
             self._target = wanted.next_from(following)
             self._look_in = 0
-        if self._target is None or self._is_past_end(self._target):
+        if self._target is None:
             return Jump()
-        return None if self._look_in > 0 else self._entry_up_to(self._target)
+        is_near_end = self._packets.is_at_end and len(self._packets) <= REORDERED
+        return self._entry_up_to(self._target) if self._look_in <= 0 or is_near_end else None
 
     def _behind_target(self, target: int) -> int | None:
         """If the frame shown at the target has been sent: when the next one is shown."""
         next_pts = self._packets[0].pts
         if next_pts is not None and self._greatest_sent < next_pts <= target:
             return None
-        ahead = self._ticks_ahead()
-        around = [*self._sent, *ahead]
-        shown = max((pts for pts in around if pts <= target), default=min(around))
-        following = min((pts for pts in around if pts > max(shown, target)), default=None)
-        return following if shown in self._sent and shown not in ahead else None
+        self._packets.fill(REORDERED)
+        ahead = self._packets.ticks
+        shown_ahead, shown_sent = _last_up_to(target, ahead), _last_up_to(target, self._sent)
+        if shown_ahead is None and shown_sent is None:  # a time before the first frame means that one
+            if not self._sent or (ahead and ahead[0] <= self._sent[0]):
+                return None
+            return _first_behind(max(self._sent[0], target), ahead, self._sent)
+        if shown_sent is None or (shown_ahead is not None and shown_ahead >= shown_sent):
+            self._waits_for = shown_ahead
+            return None
+        return _first_behind(target, ahead, self._sent)
 
-    def _is_past_end(self, target: int) -> bool:
-        """Whether the target lies behind all frames, and the last one is not wanted or has been sent."""
-        if self._packets.fill(REORDERED + 1) or not self._packets.is_at_end:
+    def _is_past_end(self, target: int, num_last: int) -> bool:
+        """Whether the target lies behind all frames, and the last one is not wanted or has been sent.
+
+        Args: `num_last` packets are all that is ahead; they have plain times, none of them behind the target.
+        """
+        ticks = self._packets.ticks
+        if target <= self._greatest_sent:
             return False
-        ahead = [p for p in self._packets.following() if not p.is_discard]
-        ticks = [p.pts for p in ahead if p.pts is not None]
-        last = max(ticks, default=self._greatest_sent)
-        if len(ticks) < len(ahead) or target <= max(last, self._greatest_sent):
-            return False
-        if last < self._greatest_sent or not ticks:
+        if not ticks or ticks[-1] < self._greatest_sent:
             return True
-        end = max(p.pts + max(p.duration or 0, self._video.frame_ticks) for p in ahead if p.pts is not None)
+        last = [self._packets[n] for n in range(num_last) if not self._packets[n].is_discard]
+        end = max(p.pts + max(p.duration or 0, self._video.frame_ticks) for p in last if p.pts is not None)
         return not self._wants_last and target >= end
 
     def _entry_up_to(self, target: int) -> Jump | None:
-        """A jump to the last entry ahead that is shown at the target or before."""
-        seek_tick = self._far_entry_up_to(target)
-        if seek_tick is not None:
-            return Jump(None, seek_tick, target)
+        """A jump to the last entry ahead that is shown at the target or before; to nowhere if the target is none."""
+        index = self._video.index
+        if index is not None:
+            seek_tick = self._if_far(index.search_timestamp(target - self._keyframe_delay))
+            if seek_tick is not None:
+                return Jump(None, seek_tick, target)
         keyframes: list[int] = []
         number = 0
         last_dts = self._last_dts
@@ -247,24 +287,22 @@ class Route:
                 keyframes.append(number)
             number += 1
         else:
+            if self._packets.is_at_end and self._is_past_end(target, number):
+                return Jump()
             self._look_in = number // 2 + 1
         found = next((n for n in reversed(keyframes) if self._entries.include(self._packets[n])), None)
         return None if found is None else Jump(found, None, target)
 
-    def _far_entry_up_to(self, target: int) -> int | None:
-        """When the last keyframe in the index up to the target is shown, if it is far ahead."""
+    def _if_far(self, number: int) -> int | None:
+        """When the entry of this number in the index is shown, if it is worth a seek."""
         index = self._video.index
-        if index is None:
+        dts = self._packets[0].dts
+        if index is None or number < 0 or dts is None or not self._may_seek:
             return None
-        number = index.search_timestamp(target - self._keyframe_delay)
-        return None if number < 0 else self._if_far(index[number])
-
-    def _if_far(self, entry: IndexEntry) -> int | None:
-        ahead = self._packets[0]
-        is_ahead = ahead.dts is not None and entry.timestamp > ahead.dts
-        is_far = ahead.pos is not None and entry.pos - ahead.pos > _WORTH_SEEKING_BYTES
+        if number - index.search_timestamp(dts, any_frame=True) <= _WORTH_SEEKING_PACKETS:
+            return None
         # A presentation time: FFmpeg goes further back if frames shown before an open keyframe are asked for.
-        return entry.timestamp + self._keyframe_delay if is_ahead and is_far else None
+        return index[number].timestamp + self._keyframe_delay
 
     # --- jumps to keyframes -----------------------------------------------------------------------------------------
 
@@ -274,8 +312,7 @@ class Route:
             return None
         index = self._video.index
         if index is not None and ahead.dts is not None:
-            number = index.search_timestamp(ahead.dts + 1, backward=False)
-            seek_tick = None if number < 0 else self._if_far(index[number])
+            seek_tick = self._if_far(index.search_timestamp(ahead.dts + 1, backward=False))
             if seek_tick is not None:
                 return Jump(None, seek_tick)
         number = 0
@@ -287,3 +324,13 @@ class Route:
                 self._packets.drop(number)
                 number = 0
         return Jump()
+
+
+def _last_up_to(tick: int, ticks: list[int]) -> int | None:
+    number = bisect_right(ticks, tick)
+    return ticks[number - 1] if number else None
+
+
+def _first_behind(tick: int, *lists: list[int]) -> int | None:
+    found = [ticks[number] for ticks in lists if (number := bisect_right(ticks, tick)) < len(ticks)]
+    return min(found, default=None)

@@ -35,3 +35,5 @@ class Job:
     bounds: Bounds = field(default_factory=Bounds)
     clip_seconds: float = 120.0
     """About how long clips shall be; each time that so much is decoded, an empty record says that it goes on."""
+    in_one_chunk: bool = False
+    """Give the frames in one chunk, for one who keeps them all: in several if the header counts too few."""
