@@ -50,8 +50,8 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     """Yield the chunks of a clip: records with the fields of schema.PIXELS that decoding decides, and the pixels.
 
     The first record holds only the header. Pixels are uint8 (num_frames, height, width, 3), valid until the next
-    item is asked for, or for good if the job is `in_one_chunk`. The last record has `is_last_chunk`, error and cost; a bad video is no exception. An empty
-    record says that decoding goes on.
+    item is asked for, or for good if the job is `in_one_chunk`. The last record has `is_last_chunk`, error and cost; a
+    bad video is no exception. An empty record says that decoding goes on.
     """
     cost = _Cost()
     chunks = _Chunks(job.size)

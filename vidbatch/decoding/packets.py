@@ -17,8 +17,8 @@ from vidbatch.errors import VideoError
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 REORDERED: Final = 20
-"""How many packets around one to look at for those shown before and after it: no codec reorders pictures by more than
-16."""
+"""How many packets around one to look at, at most, for those shown before and after it: no codec reorders pictures by
+more than 16."""
 
 _MOST_AHEAD: Final = 1000
 _MOST_AHEAD_BYTES: Final = 16 * 2**20
@@ -92,6 +92,17 @@ class Lookahead:
             return None
         errors = [line for line in self._log.new_errors_of(self._demuxer) if _SKIPPED[self._demuxer] in line]
         return errors[-1] if errors else None
+
+    def fill_up_to(self, tick: int) -> None:
+        """Read on until all that is shown at the tick or before is ahead: frames are not decoded after they are shown.
+
+        Where that is not known, as far as frames are ever reordered.
+        """
+        while len(self._ahead) < REORDERED:
+            if self._ahead and (dts := self._ahead[-1].dts) is not None and dts >= tick:
+                return
+            if not self.fill(len(self._ahead) + 1):
+                return
 
     def reaches(self, number: int) -> bool:
         """As `fill`, within what may be held in memory."""

@@ -238,9 +238,11 @@ class _Pass:
         """The frames in presentation order, with a VideoError behind the last good one if there is damage."""
         if self.made is not None and not self.route.begins_well(self.packets[0]):
             raise _WrongWay("decoding cannot begin exactly at a keyframe of the index")
-        if self._sets_out and self.packets.more() and (tick := self.route.first_tick) is not None:
-            self._first_tick = tick
-            self._reader.set_out(tick)
+        if self.made is None and self.packets.more():
+            self.route.check_times()
+            if self._sets_out and (tick := self.route.first_tick) is not None:
+                self._first_tick = tick
+                self._reader.set_out(tick)
         while self.packets.more():
             aim = self._reader.aim
             if aim is not None and not self._expects and self.made is None and self.route.has_begun:
@@ -260,7 +262,7 @@ class _Pass:
                 self._trouble = self._trouble or damage  # recordings begin anywhere: not decodable up to a keyframe
                 continue
             self._have_keyframe = self._have_keyframe or packet.is_keyframe
-            if (yield from self._accept(frames, depth=self._video.context.reorder_depth)):
+            if frames and (yield from self._accept(frames, depth=self._video.context.reorder_depth)):
                 self._video.fail(None, at_end=self.packets.are_last())
             if damage is not None:
                 yield from self._drain(contiguous=True, before=packet.pts)
@@ -275,6 +277,8 @@ class _Pass:
         aim = self._reader.aim if self._clock.is_plain else None
         treatment = self.route.treatment(packet, aim)
         self.route.treated(packet, treatment)
+        if self.route.has_misled:
+            raise _WrongWay(self.route.not_plain_because)
         if treatment == "drop":
             return [], None
         if (treatment == "skip") != self._skips:

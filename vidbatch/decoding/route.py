@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
-
 from vidbatch.decoding.container import Video
 from vidbatch.decoding.entries import Entries
 from vidbatch.decoding.packets import REORDERED, Lookahead, VideoPacket
@@ -28,7 +27,7 @@ _SKIPPED_BY_DECODER: Final = frozenset({"h264", "mpeg1video", "mpeg2video", "mpe
 """Codecs whose decoders, told so for one packet (skip_frame = NONREF), leave it out if no other frame refers to it.
 HEVC's goes by a mark that holds within one temporal layer; VP8's, VP9's and AV1's cannot."""
 
-_WORTH_SEEKING_PACKETS: Final = 24
+_WORTH_SEEKING_PACKETS: Final = 16
 """Fewer are dropped as they come: a seek costs more. No seek costs a request: storages are told before (`expect`)."""
 _MOST_APART_SECONDS: Final = 10
 """Where decoding times are further apart, the clock may have started anew."""
@@ -84,7 +83,10 @@ class Route:
         self._look_in = 0
         self._waits_for: int | None = None
         self._needless: list[int] = []  # a heap
+        self._has_left_out = False
         self.is_plain = entries.exist
+        self.has_misled = False
+        """Whether something was left out by times of which a later packet shows that they say nothing."""
         self.not_plain_because = "where decoding may begin is not known of this codec"
 
     def begins_well(self, packet: VideoPacket) -> bool:
@@ -92,12 +94,16 @@ class Route:
         target = self._target
         return self._entries.include(packet) and (target is None or (packet.pts is not None and packet.pts <= target))
 
+    def check_times(self) -> None:
+        """See whether the first packets have plain times; to be asked before a pass that no jump began."""
+        if any(_is_belied(packet) for packet in self._packets.following()):
+            self._take_all()
+
     @property
     def first_tick(self) -> int | None:
         """When the first frame of a pass not yet begun is shown, if the packets ahead leave no doubt of it."""
-        self._packets.fill(REORDERED)
-        ticks = self._packets.ticks
         first = self._packets[0]
+        ticks = self._packets.ticks
         if not self.is_plain or not self._entries.include(first) or len(ticks) < len(self._packets):
             return None
         last_dts = None
@@ -148,15 +154,24 @@ class Route:
 
     def look(self, aim: Aim) -> Jump | None:
         """Whether to go on elsewhere than at the next packet; asked before each, once it is ahead."""
-        if not self.is_plain or self._first_sent is None:
+        if not self.is_plain or (self._first_sent is None and self._made is None):
             return None
         return self._to_next_keyframe() if aim == "keyframes" else self._to_next_wanted(aim)
 
     @property
     def next_tick(self) -> int | None:
         """When the next frame is shown after those that have been sent, None where none follows."""
-        self._packets.fill(REORDERED)
-        return _first_behind(self._greatest_sent, self._packets.ticks)
+        return self._tick_behind(self._greatest_sent)
+
+    def _tick_behind(self, tick: int) -> int | None:
+        """When the first frame after this tick is shown, None where none follows."""
+        while True:
+            ahead, sent = _first_behind(tick, self._packets.ticks), _first_behind(tick, self._sent)
+            found = ahead if sent is None or (ahead is not None and ahead < sent) else sent
+            num_ahead = len(self._packets)
+            self._packets.fill_up_to(2**63 if found is None else found)
+            if len(self._packets) == num_ahead:
+                return found
 
     def is_needless(self, packet: VideoPacket, aim: Aim) -> bool:
         """Whether this packet, just taken, is not wanted itself; whether others refer to it is another question."""
@@ -168,8 +183,10 @@ class Route:
             return self._made is not None
         if aim == "keyframes":
             return True
-        self._packets.fill(REORDERED)
-        end = _first_behind(packet.pts, self._packets.ticks, self._sent)
+        ahead = _first_behind(packet.pts, self._packets.ticks)
+        if ahead is not None and self._target is not None and ahead <= self._target:
+            return True  # another one is shown at the first time wanted of those that are left
+        end = self._tick_behind(packet.pts)
         return end is not None and not is_wanted(aim, packet.pts, end)
 
     def treatment(self, packet: VideoPacket, aim: Aim | None) -> Treatment:
@@ -183,11 +200,12 @@ class Route:
         return "decode" if self._entries.is_needed_by_others(packet) else "drop"
 
     def treated(self, packet: VideoPacket, treatment: Treatment) -> None:
-        """So it was done."""
+        """So it is going to be done."""
         if not self._follows(packet, self._last_dts) or packet.pts is None:
-            self.is_plain = False
-            self.not_plain_because = "packets have no presentation times, or disordered ones"
+            self._take_all()
+            self.has_misled = _is_belied(packet) and (self._has_left_out or self._made is not None)
             return
+        self._has_left_out = self._has_left_out or treatment != "show"
         self._look_in -= 1
         if packet.pts == self._waits_for:
             self._waits_for = None
@@ -203,16 +221,20 @@ class Route:
         if treatment != "show":
             heappush(self._needless, packet.pts)
 
+    def _take_all(self) -> None:
+        self.is_plain = False
+        self.not_plain_because = "packets have no presentation times, or disordered ones"
+
     def _follows(self, packet: VideoPacket, last_dts: int | None) -> bool:
         """Whether the packet's times are plain ones behind that decoding time."""
-        if packet.pts is None or (packet.dts is not None and packet.pts < packet.dts):
+        if _is_belied(packet):
             return False
         return last_dts is None or packet.dts is None or 0 < packet.dts - last_dts <= self._most_apart
 
     def at(self, tick: int) -> tuple[bool, int]:
-        """Whether a frame that comes out, shown at `tick`, may be wanted, and until when needless ones before it lasted.
+        """Whether a frame that comes out may be wanted, and until when needless ones before it were shown (0: none).
 
-        The latter is 0 if there were none. Asked once for each frame, in order.
+        Asked once for each frame, in order.
         """
         end = 0
         while self._needless and self._needless[0] < tick:
@@ -239,17 +261,17 @@ class Route:
         next_pts = self._packets[0].pts
         if next_pts is not None and self._greatest_sent < next_pts <= target:
             return None
-        self._packets.fill(REORDERED)
+        self._packets.fill_up_to(target)
         ahead = self._packets.ticks
         shown_ahead, shown_sent = _last_up_to(target, ahead), _last_up_to(target, self._sent)
         if shown_ahead is None and shown_sent is None:  # a time before the first frame means that one
             if not self._sent or (ahead and ahead[0] <= self._sent[0]):
                 return None
-            return _first_behind(max(self._sent[0], target), ahead, self._sent)
+            return self._tick_behind(max(self._sent[0], target))
         if shown_sent is None or (shown_ahead is not None and shown_ahead >= shown_sent):
             self._waits_for = shown_ahead
             return None
-        return _first_behind(target, ahead, self._sent)
+        return self._tick_behind(target)
 
     def _is_past_end(self, target: int, num_last: int) -> bool:
         """Whether the target lies behind all frames, and the last one is not wanted or has been sent.
@@ -326,11 +348,16 @@ class Route:
         return Jump()
 
 
+def _is_belied(packet: VideoPacket) -> bool:
+    """Whether the packet has no time of being shown, or one before it is decoded."""
+    return packet.pts is None or (packet.dts is not None and packet.pts < packet.dts)
+
+
 def _last_up_to(tick: int, ticks: list[int]) -> int | None:
     number = bisect_right(ticks, tick)
     return ticks[number - 1] if number else None
 
 
-def _first_behind(tick: int, *lists: list[int]) -> int | None:
-    found = [ticks[number] for ticks in lists if (number := bisect_right(ticks, tick)) < len(ticks)]
-    return min(found, default=None)
+def _first_behind(tick: int, ticks: list[int]) -> int | None:
+    number = bisect_right(ticks, tick)
+    return ticks[number] if number < len(ticks) else None
