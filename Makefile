@@ -44,9 +44,10 @@ format: $(INSTALLED)  ## let ruff format and fix what it can
 
 bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS="chain" for some)
 	@scripts/install.sh debian
+	@[[ " $(BENCHMARKS) " != *" decode "* ]] || scripts/install.sh peers
 	for name in $(BENCHMARKS) report; do $(BIN)/python benchmarks/$$name.py; done
 
-bench-decode:  ## the benchmark of decoding alone (some 15 minutes)
+bench-decode:  ## decoding alone, against other decoders (an hour; 6 GB for them, once)
 	@$(MAKE) bench BENCHMARKS=decode
 
 lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml

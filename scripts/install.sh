@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What `make` needs on a bare machine, installed once: `install.sh python` makes .venv from requirements.lock,
-# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe). Safe to repeat.
+# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe), `install.sh peers` makes .venv-peers
+# (other decoders, for benchmarks/decode.py) from benchmarks/peers.lock. Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,17 +28,22 @@ apt_install() {
         fail "apt-get could not install $1 (its message is above); it needs Debian's package index once."
 }
 
-install_python() {
+# make_venv FOLDER LOCK SIZE
+make_venv() {
     local python=${PYTHON:-python3} wanted='import sys; sys.exit(sys.version_info < (3, 11))'
     command -v "$python" >/dev/null || fail "there is no $python; install Python 3.11 or newer, or set PYTHON=…"
     "$python" -c "$wanted" || fail "vidbatch needs Python 3.11 or newer, this is $("$python" --version); set PYTHON=…"
-    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    if ! "$1/bin/python" -m pip --version >/dev/null 2>&1; then
         "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "python3-venv"
-        "$python" -m venv --clear .venv || fail "'$python -m venv' failed; its message is above."
+        "$python" -m venv --clear "$1" || fail "'$python -m venv' failed; its message is above."
     fi
-    echo "make: installing the packages of requirements.lock into .venv (once; some 7 GB, minutes)" >&2
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input -r requirements.lock ||
-        fail "pip could not install requirements.lock (its message is above); it needs a Python package index once."
+    echo "make: installing the packages of $2 into $1 (once; some $3, minutes)" >&2
+    "$1/bin/python" -m pip install -qq --disable-pip-version-check --no-input -r "$2" ||
+        fail "pip could not install $2 (its message is above); it needs a Python package index once."
+}
+
+install_python() {
+    make_venv .venv requirements.lock "7 GB"
     # setuptools is in the lock, so the build needs no index of its own
     .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable . ||
         fail "vidbatch itself could not be installed; pip's message is above."
@@ -48,8 +54,16 @@ install_debian() {
     command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || apt_install ffmpeg
 }
 
+install_peers() {
+    install_debian # torchcodec opens the FFmpeg libraries that come with ffmpeg
+    ! cmp -s benchmarks/peers.lock .venv-peers/.installed || return 0
+    make_venv .venv-peers benchmarks/peers.lock "6 GB"
+    cp benchmarks/peers.lock .venv-peers/.installed
+}
+
 case ${1:-} in
 python) install_python ;;
 debian) install_debian ;;
-*) fail "usage: scripts/install.sh python|debian" ;;
+peers) install_peers ;;
+*) fail "usage: scripts/install.sh python|debian|peers" ;;
 esac
