@@ -6,7 +6,6 @@ python benchmarks/report.py    rewrites the part of each README between its two 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def s3_gets(content: Content) -> Iterator[Line]:
 
 
 def decode(content: Content) -> Iterator[Line]:
-    """CPU of samples over decoding all and over the floor, by sampling."""
+    """CPU of samples over decoding all, the floor and the best of the other decoders, by sampling."""
     rows = content["rows"]
     for sampling in dict.fromkeys(row["sampling"] for row in rows):
         found = [row for row in rows if row["sampling"] == sampling]
@@ -72,8 +71,11 @@ def decode(content: Content) -> Iterator[Line]:
             shares = f"**{least['over_all']['median']:.2f}×** ({least['stream']})"
         else:
             shares = " to ".join(f"**{row['over_all']['median']:.2f}×** ({row['stream']})" for row in (least, most))
-        floor = statistics.geometric_mean(row["over_floor"]["median"] for row in found)
-        yield f"CPU of `{sampling}` over that of decoding every frame", f"{shares}; {floor:.2f} of the floor", ""
+        means = content["geometric_means"][sampling]
+        beside = f"{means['over_floor']:.2f} of the floor"
+        if means["over_best_peer"] is not None:
+            beside += f", **{means['over_best_peer']:.2f}** of the best other decoder"
+        yield f"CPU of `{sampling}` over that of decoding every frame", f"{shares}; {beside}", ""
 
 
 def scaling(content: Content) -> Iterator[Line]:

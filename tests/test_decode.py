@@ -91,6 +91,17 @@ def test_the_keyframes_sampling_gives_the_frames_flagged_as_keyframes(video: tup
     assert np.array_equal(keyframes, everything[whole.is_keyframe])
 
 
+def test_the_nearest_keyframes_are_taken_for_a_grid_of_times(video: tuple[Path, Truth]) -> None:
+    path, _ = video
+    keyframes, seconds, _ = read_frames(path, sampling="keyframes", size=SMALL)
+    _, times, _ = read_frames(path, sampling="fps=2", size=SMALL)
+    grid = times[0] + np.arange(len(times)) / 2
+    nearest, _, report = read_frames(path, sampling="nearest_keyframe=2", size=SMALL)
+    chosen = sorted({int(np.argmin(np.abs(seconds - time) + 1e-6 * np.arange(len(seconds)))) for time in grid})
+    assert report.is_keyframe.all()
+    assert np.array_equal(nearest, keyframes[chosen])
+
+
 def test_variable_frame_rates_and_late_starts_keep_their_times(tmp_path: Path) -> None:
     ticks = [0, 1, 400, 401, 402, 2500, 2501, 9000]
     for suffix, base in (("mp4", Fraction(1, 1000)), ("mkv", Fraction(1, 1000)), ("ts", Fraction(1, 90_000))):
@@ -292,7 +303,7 @@ def test_a_recording_whose_clock_starts_anew_has_one_timeline(tmp_path: Path) ->
 
 def test_a_range_gives_the_part_of_the_whole_sample_inside_it(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", num_frames=200, gop=30, b_frames=2)
-    for sampling in ("fps=3", "every=7", "count=11", "keyframes", "all"):
+    for sampling in ("fps=3", "nearest_keyframe=0.7", "every=7", "count=11", "keyframes", "all"):
         whole, whole_seconds, _ = read_frames(tmp_path / "v.mp4", sampling=sampling, size=SMALL)
         part, seconds, _ = read_frames(
             tmp_path / "v.mp4", sampling=sampling, size=SMALL, start_seconds=2.5, end_seconds=6.52

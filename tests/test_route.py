@@ -21,7 +21,7 @@ from vidbatch.decoding.frames import ClipSample
 from vidbatch.decoding.route import Route
 from vidbatch.testing import make_video
 
-SAMPLINGS = ["fps=1", "fps=0.3", "fps=7", "count=5", "count=2", "keyframes", "every=11"]
+SAMPLINGS = ["fps=1", "fps=0.3", "fps=7", "nearest_keyframe=1", "count=5", "count=2", "keyframes", "every=11"]
 BOUNDS: list[dict[str, float]] = [
     {}, {"start_seconds": 0.7}, {"end_seconds": 1.9}, {"end_seconds": 2.0}, {"start_seconds": 0.7, "end_seconds": 1.9},
 ]  # fmt: skip
@@ -147,6 +147,21 @@ def test_every_real_clip_is_sampled_exactly(clips: Any) -> None:
     for path in clips.values():
         for sampling in ("fps=1", "fps=0.2", "count=8", "keyframes"):
             sample(path, sampling, end_seconds=60.0)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("parameters", ["intra-refresh=1", "open-gop=1:bframes=3", "open-gop=0"])
+def test_a_clip_that_begins_amid_a_video_has_the_frames_of_the_whole(
+    tmp_path: Path, parameters: str, suffix: str
+) -> None:
+    options = {"options": {"x264-params": f"keyint=20:scenecut=0:{parameters}"}}
+    path = video_file(tmp_path, "libx264", suffix, options, num_frames=150)
+    whole, times, _ = read_frames(path, sampling="all", size=SMALL)
+    for start, end in [(2.5, 3.5), (4.0, 4.5), (4.84, 6.0)]:
+        part, part_times, _ = read_frames(path, sampling="all", size=SMALL, start_seconds=start, end_seconds=end)
+        inside = (times >= start) & (times < end)
+        assert np.array_equal(part_times, times[inside])
+        assert np.array_equal(part, whole[inside])
 
 
 def test_far_wanted_frames_are_reached_by_seeking(clips: Any) -> None:

@@ -14,6 +14,7 @@ from vidbatch.sampling import (
     CountingSelector,
     Grid,
     KeyframeSelector,
+    NearestKeyframeSelector,
     Sampling,
     Selector,
     Times,
@@ -58,6 +59,7 @@ def shown_at(ticks: list[int], end: int, time: Fraction) -> int | None:
         ("fps=29.97", "fps=29.97"),
         ("fps=30000/1001", "fps=30000/1001"),
         ("fps=50/2", "fps=25"),
+        ("nearest_keyframe=1/4", "nearest_keyframe=0.25"),
         ("every=10", "every=10"),
         ("count=008", "count=8"),
         ("keyframes", "keyframes"),
@@ -72,13 +74,13 @@ def test_a_sampling_is_read_and_written_in_one_canonical_form(text: str, canonic
 
 WRONG = (
     "|fps|fps=|fps=0|fps=-1|fps=1e3|fps=nan|fps=inf|fps=1/0|fps=10001|fps=1,2|FPS=1|every|every=0|every=1.5|1"
-    "|count=0|count=-3|count=\u0661|all=1|keyframes=2|times|times="
+    "|nearest_keyframe|nearest_keyframe=0|count=0|count=-3|count=\u0661|all=1|keyframes=2|times|times="
 )
 
 
 @pytest.mark.parametrize("text", WRONG.split("|"))
 def test_a_wrong_sampling_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match=r"fps|every|count") as refusal:
+    with pytest.raises(ValueError, match=r"fps|nearest|every|count") as refusal:
         parse_sampling(text)
     assert "\n" not in str(refusal.value)
 
@@ -199,6 +201,18 @@ def test_the_keyframe_selector_selects_what_is_flagged(flags: list[bool]) -> Non
     selector = KeyframeSelector()
     fed = [selector.feed(tick, is_keyframe=flag) for tick, flag in enumerate(flags)]
     assert [*fed[1:], selector.finish(len(flags))] == flags
+
+
+@given(frame_ticks, st.lists(st.integers(-2000, 110_000), max_size=20))
+def test_the_keyframe_nearest_to_each_wanted_time_is_selected(ticks: list[int], times: list[int]) -> None:
+    ticks = sorted(set(ticks))
+    expected = {min(range(len(ticks)), key=lambda number: (abs(ticks[number] - time), number)) for time in times}
+    assert select(NearestKeyframeSelector(Times(times)), ticks, None) == sorted(expected)
+    selector = NearestKeyframeSelector(Times(times))
+    for number, tick in enumerate(ticks):
+        selector.feed(tick, is_keyframe=True)
+        if selector.exhausted:
+            assert all(chosen < number for chosen in expected)
 
 
 def test_a_gap_of_a_day_costs_no_time() -> None:

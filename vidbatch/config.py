@@ -35,7 +35,8 @@ class LabelConfig(BaseModel):
     )
     sampling: str = Field(
         "fps=1",
-        description="fps=F | every=N | count=N | keyframes | all | times=COLUMN (of the manifest, seconds).",
+        description="fps=F | nearest_keyframe=F | every=N | count=N | keyframes | all | times=COLUMN "
+        "(of the manifest, seconds).",
     )
     top_k: int = Field(5, ge=1, le=100, description="Labels kept per frame and per video.")
     embedding: bool = Field(False, description="Add the model's embedding (float16) to `frames`.")

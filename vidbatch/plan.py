@@ -109,6 +109,8 @@ def _num_frames(sampling: Sampling, clip: dict[str, Any], duration: float, rate:
     in_video = max(1.0, duration * rate)
     if sampling.kind == "fps":
         wanted = max(1.0, duration * float(sampling.frames_per_second))
+    elif sampling.kind == "nearest_keyframe":
+        wanted = max(1.0, duration * min(float(sampling.frames_per_second), 1 / SECONDS_A_KEYFRAME))
     elif sampling.kind == "every":
         wanted = in_video / sampling.number
     elif sampling.kind == "count":

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal, Protocol
 
-SamplingKind = Literal["fps", "every", "count", "keyframes", "all", "times"]
+SamplingKind = Literal["fps", "nearest_keyframe", "every", "count", "keyframes", "all", "times"]
 
-_FORMS: Final = "fps=F | every=N | count=N | keyframes | all | times=COLUMN"
+_FORMS: Final = "fps=F | nearest_keyframe=F | every=N | count=N | keyframes | all | times=COLUMN"
 _MAX_FRAMES_PER_SECOND: Final = 10_000
 _MAX_NUMBER: Final = 10**9
 
@@ -33,8 +33,8 @@ _TIME_TOLERANCE_SECONDS: Final = Fraction(1, 10**6)
 class Sampling:
     """Which frames to look at; `str()` gives the canonical text that `parse_sampling` reads.
 
-    `value` is a Fraction (frames a second) for fps, an int for every and count, the manifest's column for
-    times, and None for keyframes and all.
+    `value` is a Fraction (frames a second) for fps and nearest_keyframe, an int for every and count, the manifest's
+    column for times, and None for keyframes and all.
     """
 
     kind: SamplingKind
@@ -48,7 +48,7 @@ class Sampling:
 
     @property
     def frames_per_second(self) -> Fraction:
-        """The grid's rate; only of fps."""
+        """The grid's rate; only of fps and nearest_keyframe."""
         assert isinstance(self.value, Fraction)
         return self.value
 
@@ -65,12 +65,12 @@ class Sampling:
 
 
 def parse_sampling(text: str) -> Sampling:
-    """Read `fps=F | every=N | count=N | keyframes | all | times=COLUMN`; ValueError says what is allowed."""
+    """Read one of the forms of a sampling, fps=F and so on; ValueError says which there are."""
     kind, equals, value = (part.strip() for part in text.partition("="))
     if kind in ("keyframes", "all") and not equals:
-        return Sampling(kind)  # type: ignore[arg-type]  # mypy does not narrow a str by `in`
-    if kind == "fps" and value:
-        return Sampling("fps", _parse_rate(value))
+        return Sampling(kind)  # type: ignore[arg-type]
+    if kind in ("fps", "nearest_keyframe") and value:
+        return Sampling(kind, _parse_rate(kind, value))  # type: ignore[arg-type]  # mypy does not narrow a str by `in`
     if kind in ("every", "count") and value:
         return Sampling(kind, _parse_number(kind, value))  # type: ignore[arg-type]
     if kind == "times" and value:
@@ -78,7 +78,7 @@ def parse_sampling(text: str) -> Sampling:
     raise ValueError(f"sampling must be one of {_FORMS}")
 
 
-def _parse_rate(text: str) -> Fraction:
+def _parse_rate(kind: str, text: str) -> Fraction:
     if re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/\d{1,9}", text, re.ASCII):
         try:
             rate = Fraction(text.rstrip(".") if "." in text else text)
@@ -86,7 +86,7 @@ def _parse_rate(text: str) -> Fraction:
             rate = Fraction(0)
         if 0 < rate <= _MAX_FRAMES_PER_SECOND:
             return rate
-    raise ValueError(f"fps needs a number above 0 and up to {_MAX_FRAMES_PER_SECOND}, like 1, 0.5 or 30000/1001")
+    raise ValueError(f"{kind} needs a number above 0 and up to {_MAX_FRAMES_PER_SECOND}, like 1, 0.5 or 30000/1001")
 
 
 def _parse_number(kind: str, text: str) -> int:
@@ -188,6 +188,19 @@ class Since:
         return self.wanted.next_from(max(self.first, start))
 
 
+@dataclass(frozen=True)
+class Before:
+    """The wanted times that are before a tick."""
+
+    end: int
+    wanted: Wanted
+
+    def next_from(self, start: int) -> int | None:
+        """The first of them at `start` or later."""
+        tick = self.wanted.next_from(start)
+        return tick if tick is not None and tick < self.end else None
+
+
 def even_ticks(number: int, first: int, end: int) -> list[int]:
     """The middles of `number` equal parts of [first, end), each rounded down to a tick."""
     return [first + (2 * part + 1) * (end - first) // (2 * number) for part in range(number)]
@@ -284,3 +297,33 @@ class KeyframeSelector:
     def finish(self, end: int | None) -> bool:  # noqa: ARG002  # the interface's argument
         """Whether the last frame is a keyframe."""
         return self._last_is_key
+
+
+class NearestKeyframeSelector:
+    """Selects, of keyframes only, those that are nearest to wanted times; of two as near, the earlier one.
+
+    Approximate, as some like it: a keyframe costs no other frame's decoding.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self._last: int | None = None
+        self._first_of_last = -(2**63)  # the first time to which the last keyframe is the nearest
+
+    def feed(self, tick: int, is_keyframe: bool) -> bool:  # noqa: ARG002  # the interface's argument
+        """Take the next keyframe; whether the one before it is the nearest to a wanted time."""
+        if self._last is None:
+            self._last = tick
+            return False
+        first, self._first_of_last = self._first_of_last, (self._last + tick) // 2 + 1
+        self._last = tick
+        return is_wanted(self._wanted, first, self._first_of_last)
+
+    def finish(self, end: int | None) -> bool:  # noqa: ARG002  # the interface's argument
+        """Whether the last keyframe is the nearest to a wanted time, of which none are after the video's end."""
+        return self._last is not None and self._wanted.next_from(self._first_of_last) is not None
+
+    @property
+    def exhausted(self) -> bool:
+        """All wanted times are nearer to a keyframe before the one fed last."""
+        return self._last is not None and self._wanted.next_from(self._first_of_last) is None

@@ -44,9 +44,13 @@ class Entries:
         """Whether `is_needed_by_others` can ever be False."""
         return self._has_one_layer
 
+    def may_include(self, packet: Packet[VideoStream]) -> bool:
+        """Whether decoding may begin at this packet, or at any keyframe for all that is known of the codec."""
+        return self.include(packet) if self.exist else packet.is_keyframe
+
     def include(self, packet: Packet[VideoStream]) -> bool:
         """Whether decoding may begin at this packet."""
-        if not packet.is_keyframe or packet.is_discard or packet.is_corrupt or packet.pts is None:
+        if not packet.is_keyframe or packet.is_discard or packet.is_corrupt:
             return False
         if self._codec == "h264":
             return self._is_h264_entry(memoryview(packet))

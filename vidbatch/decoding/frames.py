@@ -25,9 +25,11 @@ from vidbatch.decoding.route import Aim
 from vidbatch.decoding.types import Job, TargetSize
 from vidbatch.errors import VideoError
 from vidbatch.sampling import (
+    Before,
     CountingSelector,
     Grid,
     KeyframeSelector,
+    NearestKeyframeSelector,
     Selector,
     Since,
     Times,
@@ -111,14 +113,17 @@ class ClipSample:
         selector: Selector | None = None
         last: Shown | None = None
         problem: VideoError | None = None
-        stopped = False
+        stopped_at: Shown | None = None
         frames = self._frames()
         try:
             for shown in frames:
                 if shown is None:
                     yield None
                     continue
-                if stopped := self._end is not None and shown.tick >= self._end:
+                if self._goes_by_keyframes and not shown.is_keyframe:
+                    continue
+                if self._end is not None and shown.tick >= self._end:
+                    stopped_at = shown
                     break
                 if selector is None:
                     selector = self._selector(first_tick=shown.tick)
@@ -132,7 +137,12 @@ class ClipSample:
             problem = error
         finally:
             frames.close()
-        wanted = last is not None and selector is not None and selector.finish(self._last_end(last, stopped, problem))
+        if last is None or selector is None:
+            wanted = False
+        elif stopped_at is not None and self._goes_by_keyframes:
+            wanted = selector.feed(stopped_at.tick, stopped_at.is_keyframe)
+        else:
+            wanted = selector.finish(self._last_end(last, stopped_at is not None, problem))
         if wanted and self._is_inside(last):
             yield last
         if problem is not None:
@@ -146,7 +156,7 @@ class ClipSample:
         if self._sampling.kind == "count":
             return self._sampling.number
         seconds, rate = self._video.header["duration_seconds"], self._video.header["frame_rate"]
-        if self._sampling.kind == "fps":
+        if self._sampling.kind in ("fps", "nearest_keyframe"):
             rate = self._sampling.frames_per_second
         elif self._video.header["num_frames_from_header"] is not None:
             return int(self._video.header["num_frames_from_header"])
@@ -155,7 +165,7 @@ class ClipSample:
     def _aim_from(self, first_tick: int) -> Aim | None:
         """What the reader may go for, None where every frame has to be seen."""
         selector = self._selector(first_tick=first_tick)
-        if isinstance(selector, KeyframeSelector):
+        if isinstance(selector, KeyframeSelector | NearestKeyframeSelector):
             return "keyframes"
         if not isinstance(selector, TimeSelector):
             return None
@@ -178,7 +188,7 @@ class ClipSample:
     def _frames(self) -> Generator[Shown | None, None, None]:
         """The decoded frames that may matter, with a None each time that enough of the video has passed."""
         target = self._seek_target()
-        if self._times is None and self._sampling.kind in ("fps", "count"):
+        if self._times is None and self._sampling.kind in ("fps", "nearest_keyframe", "count"):
             self._measure(behind_start=target is not None)
         bound = round(Fraction(self._bounds.max_duration_seconds) / self._video.time_base)
         first: int | None = None
@@ -190,16 +200,21 @@ class ClipSample:
             if (shown.tick - first) // self._progress_ticks > reported:
                 reported = (shown.tick - first) // self._progress_ticks
                 yield None
-            if self._start is None or shown.tick >= self._start or self._is_counting:
+            if self._start is None or shown.tick >= self._start or self._goes_by_all_before:
                 yield shown
 
     @property
-    def _is_counting(self) -> bool:
-        return self._sampling.kind == "every" and self._times is None
+    def _goes_by_keyframes(self) -> bool:
+        return self._sampling.kind == "nearest_keyframe" and self._times is None
+
+    @property
+    def _goes_by_all_before(self) -> bool:
+        """Whether it depends on what is before the clip which of its frames are in the sample."""
+        return self._goes_by_keyframes or (self._sampling.kind == "every" and self._times is None)
 
     def _seek_target(self) -> int | None:
         """The tick to begin near, None for the beginning."""
-        if self._is_counting:
+        if self._goes_by_all_before:
             return None
         if self._times is None:
             return self._start
@@ -210,12 +225,13 @@ class ClipSample:
 
     def _measure(self, *, behind_start: bool) -> None:
         """Find out what a grid over the whole video depends on, before its part of it is decoded."""
-        if self._sampling.kind != "count" and not behind_start:
+        has_end = self._sampling.kind in ("nearest_keyframe", "count")
+        if not has_end and not behind_start:
             return
         first = self.reader.first()
         if first is not None:
             self._origin = first.tick
-            if self._sampling.kind == "count":
+            if has_end:
                 self._whole_end = end_of_last_frame(self._video, decoding_delay=first.decoding_delay)
         self._video.reopen()
 
@@ -227,6 +243,9 @@ class ClipSample:
         if kind == "fps":
             grid = Grid.of_rate(origin, self._sampling.frames_per_second, self._video.time_base)
             return TimeSelector(grid)
+        if kind == "nearest_keyframe":
+            grid = Grid.of_rate(origin, self._sampling.frames_per_second, self._video.time_base)
+            return NearestKeyframeSelector(Before(self._whole_end, grid))
         if kind == "count":
             return TimeSelector(Times(even_ticks(self._sampling.number, origin, self._whole_end)))
         if kind == "keyframes":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vidbatch.decoding.container import Video
+from vidbatch.decoding.entries import Entries
 from vidbatch.errors import VideoError
 
 
@@ -15,7 +16,8 @@ class PacketTime(NamedTuple):
     pts: int | None
     dts: int | None
     duration: int
-    is_keyframe: bool
+    is_entry: bool
+    """Whether decoding may begin here, so that a clip may."""
 
 
 def packet_times(video: Video) -> Iterator[PacketTime]:
@@ -23,11 +25,12 @@ def packet_times(video: Video) -> Iterator[PacketTime]:
 
     Damage and a missing rest are no errors here: decoding reports them.
     """
+    entries = Entries(video.context.codec.canonical_name, video.context.extradata)
     try:
         for packet in video.packets():
             if not packet.is_discard and not packet.is_corrupt:
                 duration = packet.duration or video.frame_ticks
-                yield PacketTime(packet.pts, packet.dts, duration, packet.is_keyframe)
+                yield PacketTime(packet.pts, packet.dts, duration, entries.may_include(packet))
     except VideoError as error:
         if error.kind not in ("corrupt", "truncated"):
             raise

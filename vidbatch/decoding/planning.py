@@ -1,7 +1,8 @@
 """A long video goes in; the clips to cut it into come out, whose samples together are exactly the whole one's.
 
-Runs in the decoder's child process. Cuts are presentation times of keyframes, found by seeking where the container
-has an index and by reading all packets where not. Wanted times are settled here, where the whole is known:
+Runs in the decoder's child process. Cuts are presentation times of keyframes from which decoding may begin
+(entries.py), found by seeking where the container has an index and by reading all packets where not. Wanted times are
+settled here, where the whole is known:
 
     keyframes  |       K1          K2          |      fps, count, every, times: each clip gets its times
     clips      [ first )[ second  )[ last      ]      keyframes, all: the range says it all
@@ -42,6 +43,11 @@ def plan_clip(job: Job) -> Iterator[tuple[dict[str, Any], None]]:
     `job.clip_seconds` is about how long a clip shall be.
     """
     with storage.open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
+        if (
+            parse_sampling(job.sampling).kind == "nearest_keyframe"
+        ):  # cheap as it is, and goes by keyframes beside a cut
+            yield {"clips": []}, None
+            return
         seconds = video.header["duration_seconds"]
         if seconds is not None and seconds <= _WORTH_CUTTING * job.clip_seconds:
             yield {"clips": []}, None
@@ -97,19 +103,23 @@ class _Plan:
         while tick < end:
             if not self._video.seek(tick):
                 return
-            self._add_cut(next((t.pts for t in packet_times(self._video) if t.is_keyframe), None))
-            tick += self._clip_ticks
+            found = next((t.pts for t in packet_times(self._video) if t.is_entry), None)
+            if found is None:
+                return
+            self._add_cut(found)
+            while tick <= found:
+                tick += self._clip_ticks
             yield
 
     def _find_by_reading(self) -> Iterator[None]:
         self._video.reopen()
-        latest_keyframe = self._first
+        latest_entry = self._first
         for number, packet in enumerate(packet_times(self._video)):
-            if packet.pts is None or (packet.is_keyframe and packet.pts < latest_keyframe and number):
+            if packet.pts is None or (packet.is_entry and packet.pts < latest_entry and number):
                 self._cuts = []  # no times to cut at, or a clock that starts anew: stays whole
                 return
-            if packet.is_keyframe:
-                latest_keyframe = max(latest_keyframe, packet.pts)
+            if packet.is_entry:
+                latest_entry = max(latest_entry, packet.pts)
                 if packet.pts - (self._cuts[-1] if self._cuts else self._first) >= self._clip_ticks:
                     self._add_cut(packet.pts)
             if self._sampling.kind == "every" and packet.pts >= self._first:
@@ -120,8 +130,8 @@ class _Plan:
         if len(set(self._frame_ticks)) < len(self._frame_ticks):
             self._cuts = []  # frames of equal times cannot be told apart by them
 
-    def _add_cut(self, tick: int | None) -> None:
-        if tick is not None and tick > (self._cuts[-1] if self._cuts else self._first):
+    def _add_cut(self, tick: int) -> None:
+        if tick > (self._cuts[-1] if self._cuts else self._first):
             self._cuts.append(tick)
 
     def _wanted_ticks(self, times: list[float] | None) -> list[int] | None:

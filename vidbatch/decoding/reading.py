@@ -75,7 +75,7 @@ class FrameReader:
         self._wants_last = wants_last
         self._may_seek = True
         self._has_sought = False
-        self._entries = Entries(video.context.codec.canonical_name, video.context.extradata)
+        self.entries = Entries(video.context.codec.canonical_name, video.context.extradata)
         self.aim: Aim | None = None
         self.next_tick: int | None = None
         self.num_frames_decoded = 0
@@ -188,7 +188,7 @@ class FrameReader:
     def route_of(self, packets: Lookahead, made: Jump | None) -> Route:
         """The route of a pass over these packets."""
         return Route(
-            self._video, packets, self._entries, made=made, may_seek=self._may_seek, wants_last=self._wants_last
+            self._video, packets, self.entries, made=made, may_seek=self._may_seek, wants_last=self._wants_last
         )
 
 
@@ -197,7 +197,7 @@ class _WrongWay(Exception):
 
 
 class _Pass:
-    """One run over the packets from where the video stands; from a keyframe on if that is not the beginning.
+    """One run over the packets from where the video stands; from an entry on if that is not the beginning.
 
     Damage to frames before `from_tick` does not count: what was seeked over can lack what it refers to. A pass that
     ends with a `jump` is to be followed by one that was `made` by it; one that `sets_out` has the reader choose its aim
@@ -227,6 +227,7 @@ class _Pass:
         self.jump: Jump | None = None
         self._clock = Clock(video.time_base, video.frame_ticks)
         self._held = _HeldBack()
+        self._have_begun = False
         self._have_keyframe = False
         self._trouble: BaseException | None = None
         self._num_frames = 0
@@ -255,8 +256,11 @@ class _Pass:
             packet = self.packets.pop()
             if self.first_dts is None:
                 self.first_dts = packet.dts
-            if self._from_tick is not None and not self._have_keyframe and not packet.is_keyframe:
+            if self._from_tick is not None and not self._have_begun and not self._reader.entries.may_include(packet):
+                if packet.dts is not None and packet.dts > self._from_tick:
+                    return  # what comes from here on is shown too late
                 continue
+            self._have_begun = True
             frames, damage = self._decode(packet)
             if damage is not None and not self._have_keyframe and not packet.is_keyframe:
                 self._trouble = self._trouble or damage  # recordings begin anywhere: not decodable up to a keyframe
