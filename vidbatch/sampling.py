@@ -302,21 +302,22 @@ class KeyframeSelector:
 class NearestKeyframeSelector:
     """Selects, of keyframes only, those that are nearest to wanted times; of two as near, the earlier one.
 
-    Approximate, as some like it: a keyframe costs no other frame's decoding.
+    Approximate, as some like it: a keyframe costs no other frame's decoding. Wanted times are in units of which there
+    are `units_a_tick`: rounded to coarse ticks, a time may be nearer to another keyframe.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, *, units_a_tick: int = 1) -> None:
         self._wanted = wanted
+        self._units_a_tick = units_a_tick
         self._last: int | None = None
         self._first_of_last = -(2**63)  # the first time to which the last keyframe is the nearest
 
     def feed(self, tick: int, is_keyframe: bool) -> bool:  # noqa: ARG002  # the interface's argument
         """Take the next keyframe; whether the one before it is the nearest to a wanted time."""
-        if self._last is None:
-            self._last = tick
+        last, self._last = self._last, tick * self._units_a_tick
+        if last is None:
             return False
-        first, self._first_of_last = self._first_of_last, (self._last + tick) // 2 + 1
-        self._last = tick
+        first, self._first_of_last = self._first_of_last, (last + self._last) // 2 + 1
         return is_wanted(self._wanted, first, self._first_of_last)
 
     def finish(self, end: int | None) -> bool:  # noqa: ARG002  # the interface's argument

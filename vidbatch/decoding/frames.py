@@ -18,9 +18,10 @@ import numpy as np
 
 from vidbatch import storage
 from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.held import Shown
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
-from vidbatch.decoding.reading import FrameReader, Shown
+from vidbatch.decoding.reading import FrameReader
 from vidbatch.decoding.route import Aim
 from vidbatch.decoding.types import Job, TargetSize
 from vidbatch.errors import VideoError
@@ -245,7 +246,9 @@ class ClipSample:
             return TimeSelector(grid)
         if kind == "nearest_keyframe":
             grid = Grid.of_rate(origin, self._sampling.frames_per_second, self._video.time_base)
-            return NearestKeyframeSelector(Before(self._whole_end, grid))
+            units = 2 * grid.step.denominator  # so that grid times, and those amid two frames, are whole numbers
+            fine = Before(self._whole_end * units, Grid(origin * units, grid.step * units))
+            return NearestKeyframeSelector(fine, units_a_tick=units)
         if kind == "count":
             return TimeSelector(Times(even_ticks(self._sampling.number, origin, self._whole_end)))
         if kind == "keyframes":

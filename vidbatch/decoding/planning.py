@@ -107,8 +107,7 @@ class _Plan:
             if found is None:
                 return
             self._add_cut(found)
-            while tick <= found:
-                tick += self._clip_ticks
+            tick += self._clip_ticks * max(1, (found - tick) // self._clip_ticks + 1)  # one behind what is found
             yield
 
     def _find_by_reading(self) -> Iterator[None]:

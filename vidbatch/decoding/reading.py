@@ -6,7 +6,6 @@ before are given, none after.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple
 
@@ -16,6 +15,7 @@ from av.video.frame import VideoFrame
 from vidbatch.decoding.clock import Clock
 from vidbatch.decoding.container import Log, Video
 from vidbatch.decoding.entries import Entries
+from vidbatch.decoding.held import HeldBack, Shown
 from vidbatch.decoding.packets import Lookahead, VideoPacket
 from vidbatch.decoding.route import Aim, Jump, Route
 from vidbatch.errors import VideoError
@@ -30,18 +30,6 @@ Where a seek bisects the file by decoding times, it ends just behind the keyfram
 _BISECTED: Final = frozenset({"mpegts", "mpeg"})
 
 _RESTART_SECONDS: Final = 10
-_PACKETS_KEPT: Final = 256
-
-
-class Shown(NamedTuple):
-    """A decoded frame, shown from one tick of the stream's time base to another by its own duration."""
-
-    tick: int
-    end: int
-    frame: VideoFrame | None
-    """None for one that nobody wants: pictures that are kept cost the decoder fresh memory for others."""
-    is_keyframe: bool
-    """Whether the container and the decoder both say so."""
 
 
 class FirstFrame(NamedTuple):
@@ -226,7 +214,7 @@ class _Pass:
         self._first_tick: int | None = None  # as the packets say
         self.jump: Jump | None = None
         self._clock = Clock(video.time_base, video.frame_ticks)
-        self._held = _HeldBack()
+        self._held = HeldBack()
         self._have_begun = False
         self._have_keyframe = False
         self._trouble: BaseException | None = None
@@ -374,51 +362,3 @@ class _Pass:
             raise problem
         if not self._num_frames and self._from_tick is None:
             raise VideoError("no_video_stream", f"{self._video.num_packets} packets, but no picture in them")
-
-
-class _HeldBack:
-    """Frames kept back while a damaged picture may still come that they were predicted from.
-
-    A damaged picture is flagged when it is shown; by then pictures predicted from it may have been shown already:
-
-        decoded   I0 P3! B1 B2      P3 is damaged, and B1 and B2 with it
-        shown     I0 B1 B2 P3!      but only P3 says so
-    """
-
-    def __init__(self) -> None:
-        self._frames: deque[tuple[int | None, Shown]] = deque()
-        self._order: dict[int, tuple[int, bool]] = {}
-        self._num_sent = 0
-
-    def sent(self, packet: VideoPacket, *, is_keyframe: bool) -> None:
-        """A packet goes to the decoder; its frame will carry the same time."""
-        self._num_sent += 1
-        if packet.pts is not None:
-            self._order[packet.pts] = self._num_sent, is_keyframe
-            if len(self._order) > _PACKETS_KEPT:
-                del self._order[next(iter(self._order))]
-
-    def is_keyframe(self, frame: VideoFrame) -> bool:
-        """Whether the frame's packet and the decoder both say so."""
-        return frame.key_frame and (frame.pts is None or self._order.get(frame.pts, (0, True))[1])
-
-    def add(self, pts: int | None, shown: Shown) -> None:
-        """Keep back a frame whose packet has this time."""
-        self._frames.append((pts, shown))
-
-    def take_down_to(self, depth: int) -> Iterator[Shown]:
-        while len(self._frames) > depth:
-            yield self._frames.popleft()[1]
-
-    def take_decoded_before(self, damaged: VideoFrame) -> Iterator[Shown]:
-        """The frames up to the first that was decoded after the damaged one, or may have been."""
-        limit = 0 if damaged.pts is None else self._place(damaged.pts, 0)
-        while self._frames:
-            pts = self._frames[0][0]
-            if pts is None or self._place(pts, limit) >= limit:
-                break
-            yield self._frames.popleft()[1]
-        self._frames.clear()
-
-    def _place(self, pts: int, unknown: int) -> int:
-        return self._order.get(pts, (unknown, False))[0]
