@@ -16,7 +16,7 @@ GOOD = {"inputs": ("videos",), "output": "labels"}
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sampling": "fsp=1"}, ["sampling", "'fsp=1'", "fps=F | every=N"]),
+        ({"sampling": "fsp=1"}, ["sampling", "'fsp=1'", "fps=F | nearest_keyframe=F | every=N"]),
         ({"max_failed_share": 1.5}, ["max_failed_share", "1.5", "less than or equal to 1"]),
         ({"device": "tpu"}, ["device", "'tpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"top_k": 0}, ["top_k", "0", "greater than or equal to 1"]),
