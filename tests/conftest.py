@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 from clips import LazyClips
+from hypothesis import settings
 from servers import MotoServer, S3Server, SeaweedServer
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no bug
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
