@@ -241,11 +241,10 @@ class ClipSample:
         origin = first_tick if self._origin is None else self._origin
         if self._times is not None:
             return TimeSelector(Times(self._times), clamp_low=kind == "times" and self._start is None)
-        if kind == "fps":
+        if kind in ("fps", "nearest_keyframe"):
             grid = Grid.of_rate(origin, self._sampling.frames_per_second, self._video.time_base)
-            return TimeSelector(grid)
-        if kind == "nearest_keyframe":
-            grid = Grid.of_rate(origin, self._sampling.frames_per_second, self._video.time_base)
+            if kind == "fps":
+                return TimeSelector(grid)
             units = 2 * grid.step.denominator  # so that grid times, and those amid two frames, are whole numbers
             fine = Before(self._whole_end * units, Grid(origin * units, grid.step * units))
             return NearestKeyframeSelector(fine, units_a_tick=units)
