@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 from clips import clip_path
 
 ENCODE = ("-an", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p", "-threads", "1")
+ENCODE_LONG_GOPS = ("-an", "-c:v", "libx264", "-preset", "medium", "-g", "250", "-pix_fmt", "yuv420p", "-threads", "1")
 MIN_PIECE_SECONDS = 5.0
 
 
@@ -39,6 +40,7 @@ WIDE = (
     Source("globe.mp4", 30),
     Source("handheld.avi", 30),
 )
+_OF_720P = {"bunny_whole.mp4", "bunny_trailer.mp4", "sintel_trailer.mp4"}
 
 
 def mixed(*, seconds: int, copies: int, max_pieces: int | None = None) -> Path:
@@ -46,14 +48,29 @@ def mixed(*, seconds: int, copies: int, max_pieces: int | None = None) -> Path:
 
     Args: `copies` of every piece, each a file of its own name; `max_pieces` of each source clip, None for all.
     """
-    pieces = _cut(seconds, max_pieces)
+    of_pieces = f"{seconds}s_{max_pieces or 'all'}"
+    pieces = built(f"pieces_{of_pieces}", lambda folder: _cut(folder, WIDE, seconds, max_pieces, ENCODE))
+    return _copied(pieces, f"mixed_{seconds}s_x{copies}_{max_pieces or 'all'}", copies)
 
+
+def long_gops(*, seconds: int, copies: int, max_pieces: int | None = None) -> Path:
+    """Folder of H.264 mp4 files of about `seconds`, 720p, 24 fps, x264's medium B-frames, a keyframe every 250 frames
+    and at cuts, no sound. Args: as of `mixed`.
+    """
+    sources = tuple(source for source in WIDE if source.name in _OF_720P)
+    of_pieces = f"{seconds}s_{max_pieces or 'all'}"
+    name = f"long_gop_pieces_{of_pieces}"
+    pieces = built(name, lambda folder: _cut(folder, sources, seconds, max_pieces, ENCODE_LONG_GOPS))
+    return _copied(pieces, f"long_gops_{seconds}s_x{copies}_{max_pieces or 'all'}", copies)
+
+
+def _copied(pieces: Path, name: str, copies: int) -> Path:
     def fill(folder: Path) -> None:
         for path in sorted(pieces.iterdir()):
             for copy in range(copies):
                 os.link(path, folder / f"{path.stem}_copy{copy}.mp4")
 
-    return built(f"mixed_{seconds}s_x{copies}_{max_pieces or 'all'}", fill)
+    return built(name, fill)
 
 
 def every_nth(archive: Path, n: int) -> Path:
@@ -116,16 +133,15 @@ def tiny(count: int) -> Path:
     return built(f"tiny_{count}", fill)
 
 
-def _cut(seconds: int, max_pieces: int | None) -> Path:
-    def fill(folder: Path) -> None:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(lambda job: ffmpeg(*job), _cut_jobs(folder, seconds, max_pieces)))
-
-    return built(f"pieces_{seconds}s_{max_pieces or 'all'}", fill)
+def _cut(folder: Path, sources: Sequence[Source], seconds: int, max_pieces: int | None, encode: Sequence[str]) -> None:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda job: ffmpeg(*job), _cut_jobs(folder, sources, seconds, max_pieces, encode)))
 
 
-def _cut_jobs(folder: Path, seconds: int, max_pieces: int | None) -> Iterator[tuple[object, ...]]:
-    for source in WIDE:
+def _cut_jobs(
+    folder: Path, sources: Sequence[Source], seconds: int, max_pieces: int | None, encode: Sequence[str]
+) -> Iterator[tuple[object, ...]]:
+    for source in sources:
         path = clip_path(source.name)
         length = _length_seconds(source.name)
         starts = [s for s in range(0, int(length), seconds) if length - s >= MIN_PIECE_SECONDS]
@@ -133,7 +149,7 @@ def _cut_jobs(folder: Path, seconds: int, max_pieces: int | None) -> Iterator[tu
             target = folder / f"{path.stem}_{number:03d}.mp4"
             rate = source.frames_per_second
             even = ("-vf", f"setpts=N/{rate}/TB", "-r", rate, "-frames:v", seconds * rate)
-            yield ("-ss", start, "-i", path, *even, *ENCODE, target)
+            yield ("-ss", start, "-i", path, *even, *encode, target)
 
 
 def _length_seconds(name: str) -> float:

@@ -61,9 +61,10 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="efficientnet-lite0")
-    parser.add_argument("--settings", default="{}", help="JSON, see SETTINGS of chain.py")
+    parser.add_argument("--settings", default="{}", help="JSON, see loads() of chain.py")
     options = parser.parse_args()
     settings = {
+        "interval_seconds": 1,
         "read_cpus": 1.0,
         "read_concurrency": None,
         "num_blocks": None,
@@ -89,6 +90,8 @@ def main() -> None:
         concurrency=settings["read_concurrency"],
         override_num_blocks=len(paths) if blocks == "one_per_file" else blocks,
     )
+    if (interval := settings["interval_seconds"]) > 1:  # `fps` takes whole rates only
+        frames = frames.filter(lambda row: round(row["frame_timestamp"][0]) % interval == 0)
     labelled = frames.map_batches(
         Classify,
         fn_constructor_args=(options.model, settings["model_threads"]),

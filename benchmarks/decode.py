@@ -51,7 +51,6 @@ PEERS = (
 )
 SEEKING_PEERS = ("ffmpeg_seek", "opencv_seek", "daft_seek")
 """Worth their time only where frames are far apart."""
-PEERS_PYTHON = harness.REPOSITORY / ".venv-peers" / "bin" / "python"
 HEIGHT, WIDTH = 144, 256
 ALLOWED_OVER_FLOOR = 1.08
 NEAR_LEVELS = 6.0
@@ -119,7 +118,7 @@ class Contender:
 
     def __init__(self, name: str, core: int) -> None:
         own = [*harness.python("decode.py"), "--serve"]
-        program = own if name in OURS else [str(PEERS_PYTHON), str(harness.HERE / "peers.py")]
+        program = own if name in OURS else [str(harness.PEERS_PYTHON), str(harness.HERE / "peers.py")]
         command = ["taskset", "-c", str(core), *program, name]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -405,7 +404,7 @@ def main() -> None:
         serve(options.serve)
         return
     harness.CACHE.mkdir(parents=True, exist_ok=True)
-    with_peers = not options.quick and PEERS_PYTHON.exists()
+    with_peers = not options.quick and harness.PEERS_PYTHON.exists()
     streams, seconds = (STREAMS[::4], QUICK_SECONDS) if options.quick else (STREAMS, SECONDS)
     paths = {stream: make(stream, seconds) for stream in streams}
     cores = sorted(os.sched_getaffinity(0))[: options.lanes]

@@ -34,6 +34,8 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 RESULTS = HERE / "results"
 CACHE = REPOSITORY / ".cache" / "benchmarks"
+PEERS_PYTHON = REPOSITORY / ".venv-peers" / "bin" / "python"
+"""Of the environment of other decoders (scripts/install.sh peers); benchmarks go without them where it is missing."""
 SAMPLE_SECONDS = 0.25
 AFTERMATH_SECONDS = 60.0
 """How long processes a command leaves behind (Ray's own) may take to end before the run counts as unhealthy."""
