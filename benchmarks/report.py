@@ -70,6 +70,13 @@ def s3_gets(content: Content) -> Iterator[Line]:
     """Requests at the server."""
     figure = f"**{content['most_gets_of_a_small_object']}**"
     yield "most GETs of an object of at most 8 MiB, counted at the server", figure, f"≤ {content['allowed_gets']}"
+    for row in content["samples"]:
+        question = f"share of a video that S3 sends for `{row['sampling']}` ({row['what']})"
+        yield (
+            question,
+            f"**{row['share_sent']:.2f}** in {row['gets']} GETs",
+            f"≤ {row['allowed_share']}" if row["allowed_share"] else "",
+        )
 
 
 def decode(content: Content) -> Iterator[Line]:

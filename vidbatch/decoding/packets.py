@@ -98,11 +98,16 @@ class Lookahead:
 
         Where that is not known, as far as frames are ever reordered.
         """
-        while len(self._ahead) < REORDERED:
-            if self._ahead and (dts := self._ahead[-1].dts) is not None and dts >= tick:
-                return
-            if not self.fill(len(self._ahead) + 1):
-                return
+        while self.fill_towards(tick):
+            pass
+
+    def fill_towards(self, tick: int) -> bool:
+        """Read one packet of those that `fill_up_to` reads; False if they are all ahead."""
+        if len(self._ahead) >= REORDERED:
+            return False
+        if self._ahead and (dts := self._ahead[-1].dts) is not None and dts >= tick:
+            return False
+        return self.fill(len(self._ahead) + 1)
 
     def reaches(self, number: int) -> bool:
         """As `fill`, within what may be held in memory."""

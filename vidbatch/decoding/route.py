@@ -132,7 +132,7 @@ class Route:
         while tick is not None:
             first = max(0, index.search_timestamp(tick - self._keyframe_delay))
             last = index.search_timestamp(tick, any_frame=True)
-            yield self._bytes_between(first, max(first, last) + REORDERED + 2)  # as far as `look` looks
+            yield self._bytes_between(first, max(first, last) + 8)  # and those by which is seen that it is passed
             if last < 0 or last + 1 >= len(index):
                 return
             tick = wanted.next_from(tick + 1)
@@ -169,7 +169,10 @@ class Route:
             ahead, sent = _first_behind(tick, self._packets.ticks), _first_behind(tick, self._sent)
             found = ahead if sent is None or (ahead is not None and ahead < sent) else sent
             num_ahead = len(self._packets)
-            self._packets.fill_up_to(2**63 if found is None else found)
+            if found is not None:
+                self._packets.fill_up_to(found)
+            else:
+                self._packets.fill_towards(2**63)
             if len(self._packets) == num_ahead:
                 return found
 
@@ -258,10 +261,12 @@ class Route:
 
     def _behind_target(self, target: int) -> int | None:
         """If the frame shown at the target has been sent: when the next one is shown."""
-        next_pts = self._packets[0].pts
-        if next_pts is not None and self._greatest_sent < next_pts <= target:
-            return None
-        self._packets.fill_up_to(target)
+        while True:  # packet by packet: what is read for nothing may be another request
+            later = _first_behind(self._greatest_sent, self._packets.ticks)
+            if later is not None and later <= target:
+                return None
+            if not self._packets.fill_towards(target):
+                break
         ahead = self._packets.ticks
         shown_ahead, shown_sent = _last_up_to(target, ahead), _last_up_to(target, self._sent)
         if shown_ahead is None and shown_sent is None:  # a time before the first frame means that one

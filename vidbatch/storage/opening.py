@@ -20,8 +20,11 @@ from vidbatch.storage.reader import FileReader, RangeReader, Reader
 from vidbatch.storage.types import BLOCK_BYTES, ObjectChanged, RangesNotSupported
 from vidbatch.storage.urls import errors_of_a_video, http, normalise, s3, scheme_of
 
+_HEAD_SHARE: Final = 1 / 100
+_LEAST_HEAD_BYTES: Final = 2**18
 HEAD_BYTES: Final = 2**20
-"""What is read of a large video before it is known which of its bytes are needed."""
+"""What is read of a large video, at most, before it is known which of its bytes are needed: as much of it as an index of
+all its frames takes."""
 
 SPOOL_LIMIT_BYTES: Final = 8 * 2**30
 """What a server without range requests may send into a temporary file, at most."""
@@ -107,7 +110,9 @@ def open_member(source: str, member: str, *, offset: int | None, size: int | Non
 
 def _block_bytes(size: int | None) -> int:
     """How much to read of a video at first: all of a small one."""
-    return HEAD_BYTES if (size or 0) > BLOCK_BYTES else BLOCK_BYTES
+    if (size or 0) <= BLOCK_BYTES:
+        return BLOCK_BYTES
+    return min(HEAD_BYTES, max(_LEAST_HEAD_BYTES, round((size or 0) * _HEAD_SHARE)))
 
 
 class _Place(NamedTuple):

@@ -118,8 +118,8 @@ class RangeReader(Reader):
     """Bytes fetched block by block, the last few blocks kept.
 
     Args: `fetch(start, end)` gives exactly these bytes or raises, from any thread; `first` is the start of the data,
-    already here. A block begins at a multiple of `block_bytes`; what is read on end comes in larger and larger pieces
-    up to BLOCK_BYTES, what is read here and there in blocks. Where it is known what is going to be read, that alone is
+    already here. What is read on end comes in larger and larger pieces up to BLOCK_BYTES, what is read here and there in
+    pieces of `block_bytes`. Where it is known what is going to be read, that alone is
     fetched, and while it is worked on, what comes next.
     """
 
@@ -181,13 +181,11 @@ class RangeReader(Reader):
         latest = max((begin + len(data) for begin, data in self._segments[:1]), default=0)
         if position == latest:
             self._piece_bytes = min(2 * self._piece_bytes, max(BLOCK_BYTES, self._block_bytes))
-            begin = position
         else:
             self._piece_bytes = self._block_bytes
-            begin = position - position % self._block_bytes
-        data = self._fetch(begin, min(begin + self._piece_bytes, self.size_bytes))
+        data = self._fetch(position, min(position + self._piece_bytes, self.size_bytes))
         self.bytes_read += len(data)
-        return begin, data
+        return position, data
 
     # --- ranges that are expected -----------------------------------------------------------------------------------
 
@@ -208,6 +206,7 @@ class RangeReader(Reader):
             start, data = position, self._fetch(position, self._range[1])
             self._range = self._next_range()
         self.bytes_read += len(data)
+        self._piece_bytes = self._block_bytes // 2  # what is read on behind it is a surprise, hardly a long one
         self._fetch_ahead()
         return start, data
 
