@@ -23,8 +23,8 @@ from vidbatch.storage.urls import errors_of_a_video, http, normalise, s3, scheme
 _HEAD_SHARE: Final = 1 / 100
 _LEAST_HEAD_BYTES: Final = 2**18
 HEAD_BYTES: Final = 2**20
-"""What is read of a large video, at most, before it is known which of its bytes are needed: as much of it as an index of
-all its frames takes."""
+"""What is read of a large video, at most, before it is known which of its bytes are needed: as much of it as an index
+of all its frames takes."""
 
 SPOOL_LIMIT_BYTES: Final = 8 * 2**30
 """What a server without range requests may send into a temporary file, at most."""

@@ -118,9 +118,9 @@ class RangeReader(Reader):
     """Bytes fetched block by block, the last few blocks kept.
 
     Args: `fetch(start, end)` gives exactly these bytes or raises, from any thread; `first` is the start of the data,
-    already here. What is read on end comes in larger and larger pieces up to BLOCK_BYTES, what is read here and there in
-    pieces of `block_bytes`. Where it is known what is going to be read, that alone is
-    fetched, and while it is worked on, what comes next.
+    already here. What is read on end comes in larger and larger pieces up to BLOCK_BYTES, what is read here and there
+    in pieces of `block_bytes`. Where it is known what is going to be read, that alone is fetched, and while it is
+    worked on, what comes next.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], *, size_bytes: int, first: bytes, block_bytes: int) -> None:
