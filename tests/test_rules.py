@@ -35,7 +35,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 # A room may import what stands on an earlier line, and itself; rooms on one line do not import each other.
 ROOMS: list[dict[str, tuple[str, ...]]] = [
     {"schema": ("schema",), "errors": ("errors",)},
-    {"sampling": ("sampling",), "storage": ("storage", "storage.*")},
+    {"sampling": ("sampling",), "storage": ("storage", "storage.*"), "yuv": ("yuv",)},
     {"config": ("config",)},
     {
         "models": ("models", "model_names", "networks", "bundles", "stamp"),
@@ -55,7 +55,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
 MAY_IMPORT = {
     "ray": {"source", "sink", "pipeline"},
     "av": {"decode", "testing"},
-    "torch": {"models", "classify"},
+    "torch": {"models", "classify", "yuv"},
     "torchvision": {"models"},
     "timm": {"models"},
     "s3fs": {"storage"},

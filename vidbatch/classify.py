@@ -17,6 +17,7 @@ from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.models import ModelSpec
 from vidbatch.schema import PIXELS, PREDICTIONS, FrameSpec
+from vidbatch.yuv import Layout, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,10 @@ class Classifier:
         Process CPU and wall seconds of the call are shared out by the number of frames.
         """
         started, cpu_started = time.perf_counter(), time.process_time()
-        chunks = [_frames_nhwc(cell, self._frame) for cell in table.column("frames")]
+        chunks = [
+            self._chunk(cell, layout)
+            for cell, layout in zip(table.column("frames"), table.column("layout").to_pylist(), strict=True)
+        ]
         counts = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
         answers = self._classify(chunks, counts)
         cpu_seconds, wall_seconds = time.process_time() - cpu_started, time.perf_counter() - started
@@ -92,9 +96,21 @@ class Classifier:
         columns["model_cpu_seconds"] = pa.array(share * cpu_seconds)
         columns["model_wall_seconds"] = pa.array(share * wall_seconds)
         for field in PIXELS:
-            if field.name != "frames":
+            if field.name in PREDICTIONS.names:
                 columns[field.name] = table.column(field.name)
         return pa.table([columns[field.name] for field in PREDICTIONS], names=PREDICTIONS.names).cast(PREDICTIONS)
+
+    def _chunk(self, cell: pa.LargeBinaryScalar, layout: dict[str, Any] | None) -> Array | Tensor:
+        """The frames of one chunk, uint8 n x height x width x 3: not copied, or made on the device out of planes."""
+        if layout is None:
+            return _frames_nhwc(cell, self._frame)
+        import torch
+
+        of = Layout(**layout)
+        pictures = np.frombuffer(cell.as_buffer(), np.uint8).reshape(-1, of.size_bytes)
+        height, width, _, interpolation = self._frame
+        on_device = torch.from_numpy(pictures.copy()).to(self._network.device)  # torch warns of memory it cannot write
+        return to_rgb(on_device, of, height=height, width=width, interpolation=interpolation)
 
     def _find_width(self, num_cores: float) -> None:
         """Decide from the cores that a call got how many threads the next ones take."""
@@ -103,7 +119,7 @@ class Classifier:
         elif num_cores < _CORES_SHARE * self._num_threads:
             self._narrow_calls_left = NARROW_CALLS
 
-    def _classify(self, chunks: list[Array], counts: Array) -> dict[str, Array]:
+    def _classify(self, chunks: list[Array | Tensor], counts: Array) -> dict[str, Array]:
         """Arrays over all frames in order: index and score (N x k), embedding (N x D); score_sum is rows x C."""
         import torch
 
@@ -124,10 +140,17 @@ class Classifier:
         answers = {"index": indices, "score": scores, "embedding": embeddings, "score_sum": [sums]}
         return {name: torch.cat(parts).cpu().numpy() for name, parts in answers.items() if parts}
 
-    def _batches(self, chunks: list[Array]) -> Iterator[Tensor]:
+    def _batches(self, chunks: list[Array | Tensor]) -> Iterator[Tensor]:
         """The frames of all chunks in order, in batches of the set size on the device; the last may be smaller."""
         import torch
 
+        if any(isinstance(chunk, torch.Tensor) for chunk in chunks):
+            device = self._network.device
+            parts = [c if isinstance(c, torch.Tensor) else torch.from_numpy(c.copy()).to(device) for c in chunks]
+            frames = torch.cat(parts)
+            for start in range(0, len(frames), self._batch_size):
+                yield frames[start : start + self._batch_size]
+            return
         # Pinned memory lets a copy to the GPU run while the next batch is gathered; torch keeps it until it is done.
         pinned = self._network.device.type == "cuda"
         left = sum(len(chunk) for chunk in chunks)

@@ -43,6 +43,11 @@ class LabelConfig(BaseModel):
     limit: int | None = Field(None, ge=1, description="Work on at most this many videos.")
     batch_size: int = Field(32, ge=1, le=4096, description="Frames the model sees at once.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs: auto, cpu or cuda.")
+    hand_over: Literal["rgb", "yuv420"] = Field(
+        "rgb",
+        description="What decoders hand to models: rgb pictures of the model's size, or unscaled yuv420 ones that are "
+        "scaled and converted where the model runs.",
+    )
     decode_workers: int | None = Field(None, ge=1, description="Decode actors; default: one a CPU.")
     model_workers: int | None = Field(
         None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs."

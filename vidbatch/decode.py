@@ -195,7 +195,7 @@ def job_of(clip: Clip, config: LabelConfig, frame_spec: FrameSpec | None) -> Job
     """What the child process needs to know to decode or to plan a clip."""
     bounds = Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets)
     target = None if frame_spec is None else TargetSize(*frame_spec)
-    return Job(clip, config.sampling, target, bounds, config.clip_seconds)
+    return Job(clip, config.sampling, target, bounds, config.clip_seconds, as_yuv=config.hand_over == "yuv420")
 
 
 def _isolated(config: LabelConfig) -> IsolatedProcess:

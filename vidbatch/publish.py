@@ -124,7 +124,7 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 def config_digest(config: LabelConfig, model_digest: str) -> str:
     """32 hex digits over everything that changes a result, and nothing else."""
-    parts = {
+    parts: dict[str, Any] = {
         "results_version": RESULTS_VERSION,
         "schema_version": schema.SCHEMA_VERSION,
         "model": model_digest,
@@ -132,6 +132,8 @@ def config_digest(config: LabelConfig, model_digest: str) -> str:
         "top_k": config.top_k,
         "embedding": config.embedding,
     }
+    if config.hand_over != "rgb":
+        parts["hand_over"] = config.hand_over
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -128,8 +128,24 @@ _CHUNK = [
     pa.field("num_frames_decoded", pa.int64()),
 ]
 
+LAYOUT: Final = pa.struct(  # the fields of yuv.Layout
+    [
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("colour_space", pa.int32()),
+        ("is_full_range", pa.bool_()),
+        ("transpose", pa.bool_()),
+        ("mirror_columns", pa.bool_()),
+        ("mirror_rows", pa.bool_()),
+    ]
+)
+
 PIXELS: Final = pa.schema(
-    [*_CHUNK, pa.field("frames", pa.large_binary(), nullable=False)]  # uint8 NHWC RGB, num_frames x FrameSpec
+    [
+        *_CHUNK,
+        pa.field("frames", pa.large_binary(), nullable=False),  # uint8 NHWC RGB, num_frames x FrameSpec
+        pa.field("layout", LAYOUT),  # not null: `frames` are planes of YUV 4:2:0 pictures instead
+    ]
 )
 """One row is a chunk of one clip, at most 16 MiB of frames; a clip that yields no frame is one chunk of none."""
 

@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
+from av.video.frame import VideoFrame
 
 from vidbatch import storage
 from vidbatch.decoding.container import Log, Video
@@ -40,6 +41,7 @@ from vidbatch.sampling import (
     seconds_of,
     tick_of,
 )
+from vidbatch.yuv import Layout
 
 CHUNK_BYTES: Final = 16 * 2**20
 CHUNK_FRAMES: Final = 64
@@ -52,12 +54,12 @@ Record = dict[str, Any]
 def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     """Yield the chunks of a clip: records with the fields of schema.PIXELS that decoding decides, and the pixels.
 
-    The first record holds only the header. Pixels are uint8 (num_frames, height, width, 3), valid until the next
-    item is asked for, or for good if the job is `in_one_chunk`. The last record has `is_last_chunk`, error and cost; a
-    bad video is no exception. An empty record says that decoding goes on.
+    The first record holds only the header. Pixels are uint8 (num_frames, height, width, 3), or planes if the record has
+    a `layout` (yuv.Layout); valid until the next item is asked for, or for good if the job is `in_one_chunk`. The last
+    record has `is_last_chunk`, error and cost; a bad video is no exception. An empty record says that decoding goes on.
     """
     cost = _Cost()
-    chunks = _Chunks(job.size)
+    chunks = _Chunks(job.size, as_yuv=job.as_yuv)
     problem: VideoError | None = None
     try:
         with storage.open_clip(job.clip) as stream, Log() as log:
@@ -72,7 +74,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
                     if shown is None:
                         yield from cost.outside({}, None)
                         continue
-                    if chunks.is_full:
+                    if not chunks.fits(shown, video):
                         yield from cost.outside(*chunks.take())
                     chunks.add(shown, video)
     except VideoError as error:
@@ -258,35 +260,48 @@ class ClipSample:
 class _Chunks:
     """Collects pictures in one buffer that is used again and again, or in one of `num_frames_kept` that is not."""
 
-    def __init__(self, size: TargetSize | None) -> None:
+    def __init__(self, size: TargetSize | None, *, as_yuv: bool) -> None:
         self.num_frames_kept: int | None = None
+        self._as_yuv = as_yuv
         self._maker = PictureMaker(size)
+        self._layout: Layout | None = None
         self._buffer: Pixels | None = None
         self._pts_seconds: list[float] = []
         self._is_keyframe: list[bool] = []
         self._num_taken = 0
 
-    @property
-    def is_full(self) -> bool:
-        return self._buffer is not None and len(self._pts_seconds) == len(self._buffer)
+    def fits(self, shown: Shown, video: Video) -> bool:
+        """Whether the frame's picture can be added to those that are here."""
+        if self._buffer is None or not self._pts_seconds:
+            return True
+        return len(self._pts_seconds) < len(self._buffer) and self._layout_of(shown, video) == self._layout
 
     def add(self, shown: Shown, video: Video) -> None:
-        if shown.frame is None:
-            raise VideoError("corrupt", "the decoder gave no frame for a packet that promised one")
-        aspect = video.stream.sample_aspect_ratio
-        if self._buffer is None:
-            height, width = self._maker.size_of(shown.frame, aspect)
-            self._buffer = self._new_buffer(height, width)
-        self._maker.make(shown.frame, aspect, self._buffer[len(self._pts_seconds)])
+        frame, aspect = _frame_of(shown), video.stream.sample_aspect_ratio
+        layout = self._layout_of(shown, video)
+        if self._buffer is None or layout != self._layout:
+            self._layout = layout
+            one = (layout.size_bytes,) if layout is not None else (*self._maker.size_of(frame, aspect), 3)
+            self._buffer = self._new_buffer(one)
+        out = self._buffer[len(self._pts_seconds)]
+        if layout is None:
+            self._maker.make(frame, aspect, out)
+        else:
+            self._maker.take_planes(frame, aspect, layout, out)
         self._pts_seconds.append(seconds_of(shown.tick, video.time_base))
         self._is_keyframe.append(shown.is_keyframe)
 
-    def _new_buffer(self, height: int, width: int) -> Pixels:
+    def _layout_of(self, shown: Shown, video: Video) -> Layout | None:
+        if not self._as_yuv:
+            return None
+        return self._maker.layout_of(_frame_of(shown), video.stream.sample_aspect_ratio)
+
+    def _new_buffer(self, one: tuple[int, ...]) -> Pixels:
         if self.num_frames_kept is not None:
             with suppress(MemoryError, ValueError):  # of what is not written to, nothing is taken
-                return np.empty((max(1, self.num_frames_kept), height, width, 3), np.uint8)
-        capacity = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * height * width)))
-        return np.empty((capacity, height, width, 3), np.uint8)
+                return np.empty((max(1, self.num_frames_kept), *one), np.uint8)
+        capacity = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // math.prod(one)))
+        return np.empty((capacity, *one), np.uint8)
 
     def take(self) -> tuple[Record, memoryview | None]:
         """The record of what was collected, its pixels, and a fresh start."""
@@ -297,6 +312,7 @@ class _Chunks:
             "num_frames": num_frames,
             "pts_seconds": self._pts_seconds,
             "is_keyframe": self._is_keyframe,
+            "layout": self._layout and self._layout._asdict(),
         }
         self._num_taken += 1
         self._pts_seconds, self._is_keyframe = [], []
@@ -331,6 +347,12 @@ class _Cost:
             "num_packets_read": 0 if self.video is None else self.video.num_packets_in_all,
             "all_decoded_because": self.reader and self.reader.all_decoded_because,
         }
+
+
+def _frame_of(shown: Shown) -> VideoFrame:
+    if shown.frame is None:
+        raise VideoError("corrupt", "the decoder gave no frame for a packet that promised one")
+    return shown.frame
 
 
 def _tick_or_none(seconds: float | None, time_base: Fraction) -> int | None:

@@ -1,4 +1,4 @@
-"""Decoded frames go in; upright uint8 RGB pictures on square pixels, of the size a model wants, come out.
+"""Decoded frames go in; upright uint8 RGB pictures on square pixels, of the size a model wants, come out, or planes.
 
 Runs in the decoder's child process, only for frames that are kept. libavfilter crops first (a pointer moved, no
 copy) and scales only what remains.
@@ -22,9 +22,12 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 
 from vidbatch.decoding.types import TargetSize
+from vidbatch.yuv import INTERPOLATIONS, LUMA_WEIGHTS, Layout
 
 Pixels = npt.NDArray[np.uint8]
 
+_OF_8_BIT_YUV_420: Final = frozenset({"yuv420p", "yuvj420p"})
+_FULL_RANGE: Final = 2
 _OF_8_BIT_YUV: Final = frozenset({"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p", "nv12"})
 
 
@@ -76,15 +79,7 @@ class PictureMaker:
         """Write the picture of `frame` into `out`, uint8 of shape (height, width, 3)."""
         self.size_of(frame, pixel_aspect)
         turn = self._orientation(frame)
-        shape = _Shape(
-            frame.width,
-            frame.height,
-            frame.format.name,
-            frame.colorspace,
-            frame.color_range,
-            _sane(pixel_aspect),
-            turn.transpose,
-        )
+        shape = self._shape_of(frame, pixel_aspect)
         if shape != self._shape:
             self._build(shape)
         assert self._entry is not None
@@ -97,6 +92,44 @@ class PictureMaker:
         picture = rows[:, : 3 * scaled.width].reshape(scaled.height, scaled.width, 3)
         out[...] = _turned(picture, turn)
 
+    def layout_of(self, frame: VideoFrame, pixel_aspect: Fraction | None) -> Layout | None:
+        """How `take_planes` gives the picture of `frame`; None for one that only `make` can give."""
+        target, shape = self._target, self._shape_of(frame, pixel_aspect)
+        if target is None or target.interpolation not in INTERPOLATIONS or frame.colorspace not in LUMA_WEIGHTS:
+            return None
+        if shape.pixel_format not in _OF_8_BIT_YUV_420:
+            return None
+        width, height, _, _ = self._crop_of(shape, target)
+        is_full_range = shape.colour_range == _FULL_RANGE or shape.pixel_format == "yuvj420p"
+        return Layout(height, width, shape.colour_space, is_full_range, *self._orientation(frame))
+
+    def take_planes(self, frame: VideoFrame, pixel_aspect: Fraction | None, layout: Layout, out: Pixels) -> None:
+        """Copy the planes of the part that is shown into `out`, uint8 of shape (layout.size_bytes,)."""
+        assert self._target is not None
+        _, _, left, top = self._crop_of(self._shape_of(frame, pixel_aspect), self._target)
+        begin = 0
+        for plane, shift, (height, width) in zip(frame.planes, (0, 1, 1), layout.planes, strict=True):
+            rows: Pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+            end = begin + height * width
+            shown = rows[top >> shift : (top >> shift) + height, left >> shift : (left >> shift) + width]
+            out[begin:end].reshape(height, width)[...] = shown
+            begin = end
+
+    def _shape_of(self, frame: VideoFrame, pixel_aspect: Fraction | None) -> _Shape:
+        return _Shape(
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.colorspace,
+            frame.color_range,
+            _sane(pixel_aspect),
+            self._orientation(frame).transpose,
+        )
+
+    def _crop_of(self, shape: _Shape, target: TargetSize) -> tuple[int, int, int, int]:
+        size = (target.width, target.height) if shape.transpose else (target.height, target.width)
+        return _crop(shape, size, target.crop_share)
+
     def _orientation(self, frame: VideoFrame) -> Orientation:
         # PyAV's view of the side data and its frame hold each other until Python looks for cycles, which kept
         # a hundred frames of 720p alive: so it is asked for once for each angle.
@@ -106,7 +139,7 @@ class PictureMaker:
 
     def _build(self, shape: _Shape) -> None:
         assert self._target is not None
-        height, width, crop_share, interpolation = self._target
+        height, width, _, interpolation = self._target
         if shape.transpose:
             height, width = width, height
         graph = Graph()
@@ -121,7 +154,7 @@ class PictureMaker:
                 colorspace=str(shape.colour_space),
                 range=str(shape.colour_range),
             ),
-            graph.add("crop", "{}:{}:{}:{}:exact=1".format(*_crop(shape, (height, width), crop_share))),
+            graph.add("crop", "{}:{}:{}:{}:exact=1".format(*self._crop_of(shape, self._target))),
             *self._scaling(graph, shape, (height, width), interpolation),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),

@@ -35,5 +35,7 @@ class Job:
     bounds: Bounds = field(default_factory=Bounds)
     clip_seconds: float = 120.0
     """About how long clips shall be; each time that so much is decoded, an empty record says that it goes on."""
+    as_yuv: bool = False
+    """Give the part of the picture that the size shows unscaled, as planes (yuv.py), where it is 8-bit YUV 4:2:0."""
     in_one_chunk: bool = False
     """Give the frames in one chunk, for one who keeps them all: in several if the header counts too few."""
