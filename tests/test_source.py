@@ -363,6 +363,54 @@ def test_only_the_headers_of_a_plain_shard_are_read(moto_s3: MotoServer, tmp_pat
     assert (moto_s3.count("GET"), moto_s3.count("HEAD")) == (1, 0)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_shard_is_walked_by_the_first_run_only(moto_s3: MotoServer, tmp_path: Path, mode: str) -> None:
+    url, output = f"{moto_s3()}/s.tar", str(tmp_path / "output")
+    members = {f"{number}.{kind}": bytes([number]) * MIB for number in range(8) for kind in ("mp4", "txt")}
+    members |= {"0.json": b'{"a": [1, "b"]}', "1.cls": b"7"}
+
+    def upload() -> None:
+        make_tar(tmp_path / "s.tar", members, mode)
+        storage.put(url, (tmp_path / "s.tar").read_bytes())
+
+    def clips(*, keeps: bool) -> tuple[list[source.Clip], int]:
+        wanted = config(url).model_copy(update={"output": output})
+        moto_s3.forget()
+        if keeps:
+            tables = source.read_work(wanted, NOTHING, never, part=0, num_parts=1)
+            return [clip for table in tables for clip in table["clips"][0].as_py()], moto_s3.count("GET", "s.tar")
+        return list(source.iter_pending(wanted, NOTHING)), moto_s3.count("GET", "s.tar")
+
+    upload()
+    walked, gets = clips(keeps=False)
+    assert len(walked) == 8
+    assert gets > 0
+    assert not (tmp_path / "output").exists()  # a plan writes nothing
+    assert clips(keeps=True) == (walked, gets)
+    assert clips(keeps=True) == clips(keeps=False) == (walked, 0)
+    [kept] = (tmp_path / "output" / source.SHARDS).iterdir()
+    kept.write_bytes(b"damaged")
+    assert clips(keeps=True) == (walked, gets)
+    assert clips(keeps=False) == (walked, 0)
+    members["8.mp4"] = b"new"
+    upload()
+    changed, gets = clips(keeps=True)
+    assert len(changed) == 9
+    assert gets > 0
+    assert [content(clip) for clip in clips(keeps=False)[0]][-1] == b"new"
+
+
+def test_a_damaged_shard_is_walked_by_every_run(tmp_path: Path) -> None:
+    make_tar(tmp_path / "s.tar", {"a.mp4": b"1"})
+    (tmp_path / "s.tar").write_bytes((tmp_path / "s.tar").read_bytes()[:600])
+    wanted = config(tmp_path / "s.tar").model_copy(update={"output": str(tmp_path / "output")})
+    for _ in range(2):
+        tables = list(source.read_work(wanted, NOTHING, never, part=0, num_parts=1))
+        kinds = [clip["error_kind"] for table in tables for clip in table["clips"][0].as_py()]
+        assert "truncated" in kinds
+    assert not (tmp_path / "output").exists()
+
+
 def test_shards_are_walked_in_parallel_and_always_in_one_order(tmp_path: Path) -> None:
     for number in range(12):
         make_tar(tmp_path / f"{number:02}.tar", {f"{m:04}.mp4": b"x" for m in range(600)})
@@ -750,7 +798,7 @@ def test_parts_of_an_archive_are_disjoint_and_together_whole(tmp_path: Path) -> 
     for number in range(5):
         make_tar(tmp_path / f"{number}.tar", {f"{m}.mp4": b"1" for m in range(20)})
     (tmp_path / "m.csv").write_text("url\n" + "".join(f"{number}.mp4\n" for number in range(0, 50, 2)))
-    wanted = config(tmp_path, tmp_path / "m.csv")
+    wanted = config(tmp_path, tmp_path / "m.csv").model_copy(update={"output": str(tmp_path / "output")})
     parts = []
     for part in range(3):
         tables = source.read_work(wanted, NOTHING, never, part=part, num_parts=3)

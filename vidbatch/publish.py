@@ -7,6 +7,7 @@ Layout of an output:
     _runs/layout.json                              number of buckets and partitioning, fixed by the first run
     _runs/<run_id>.json                            run record
     _runs/<run_id>/staged/<date>/NNNNN.{frames,videos}.parquet   finished, not yet published
+    _shards/<hash of url and version>.parquet      what a tar shard holds (shards.py); may be deleted at any time
 
 The protocol, and why it is safe to kill at any moment:
 1. A part is staged `frames` first, `videos` second; a part without its `videos` file does not exist.

@@ -6,13 +6,18 @@ Shards are walked by threads, a few ahead of the consumer, in an order that does
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from vidbatch import storage
-from vidbatch.errors import VideoError
+from vidbatch.errors import StorageError, VideoError
 from vidbatch.storage import StoredObject
 from vidbatch.storage import tar as storage_tar
 from vidbatch.storage.types import pages_ahead
@@ -24,6 +29,8 @@ _BLOCK_BYTES: Final = 2**18
 _PAGE_MEMBERS: Final = 256
 # A worker that meets members of two gzipped shards by turns would unpack both again and again.
 _PAGE_MEMBERS_GZIPPED: Final = 100_000
+_INDEXED_MEMBERS: Final = 100_000
+"""A shard of more members, each some hundred bytes in memory, is walked by every run."""
 
 _NOT_VIDEO: Final = frozenset(
     {
@@ -65,7 +72,62 @@ def may_be_video(path: str) -> bool:
     return storage_tar.is_shard(segments[-1]) or not (dot and stem and extension.lower() in _NOT_VIDEO)
 
 
-def clip_pages(found: Sequence[Found]) -> Iterator[list[Clip]]:
+class ShardIndexes:
+    """What shards hold, kept in a folder so that each version of a shard is walked once: a Parquet file a shard.
+
+    A cache: what cannot be read or written is done without.
+    """
+
+    _SCHEMA: Final = pa.schema(
+        [
+            pa.field("name", pa.string()),
+            pa.field("offset", pa.int64()),
+            pa.field("size_bytes", pa.int64()),
+            pa.field("metadata", pa.string()),  # JSON
+            pa.field("problem", pa.string()),
+        ]
+    )
+
+    def __init__(self, folder: str, *, writes: bool) -> None:
+        self._folder = folder
+        self._writes = writes
+
+    def read(self, shard: StoredObject) -> tuple[list[storage_tar.Member], bool] | None:
+        """The members that may be videos, and whether the shard is gzipped; None if it is to be walked."""
+        if not _tells_changes(shard):
+            return None
+        try:
+            content, _ = storage.read_with_version(self._url(shard))
+            if content is None:
+                return None
+            table = pq.read_table(io.BytesIO(content), use_threads=False)
+            rows = table.to_pylist()
+            members = [storage_tar.Member(**row | {"metadata": json.loads(row["metadata"])}) for row in rows]
+        except (StorageError, OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+            return None
+        return members, (table.schema.metadata or {}).get(b"gzipped") == b"1"
+
+    def write(self, shard: StoredObject, members: list[storage_tar.Member], *, gzipped: bool) -> None:
+        """Keep what a walk found."""
+        if not self._writes or not _tells_changes(shard):
+            return
+        rows = [member._asdict() | {"metadata": _json(member.metadata)} for member in members]
+        buffer = io.BytesIO()
+        with_kind = self._SCHEMA.with_metadata({"gzipped": "1" if gzipped else "0"})
+        pq.write_table(pa.Table.from_pylist(rows, schema=with_kind), buffer, compression="zstd")
+        with suppress(StorageError):
+            storage.put(self._url(shard), buffer.getvalue())
+
+    def _url(self, shard: StoredObject) -> str:
+        name = hashlib.blake2b(f"{shard.url}\0{shard.content_version}".encode(), digest_size=16).hexdigest()
+        return storage.join(self._folder, f"{name}.parquet")
+
+
+def _tells_changes(shard: StoredObject) -> bool:
+    return shard.etag is not None or shard.mtime_seconds is not None
+
+
+def clip_pages(found: Sequence[Found], indexes: ShardIndexes | None = None) -> Iterator[list[Clip]]:
     """One clip for each video in what was found, in pages; a shard that cannot be read is one failed clip."""
     places = []
     for shard, group in groupby(found, _shard_of):
@@ -75,7 +137,7 @@ def clip_pages(found: Sequence[Found]) -> Iterator[list[Clip]]:
         elif items[0].member is not None:
             places.append(_named_members(items))
         else:
-            places.extend(_all_members(item) for item in items)
+            places.extend(_all_members(item, indexes) for item in items)
     if all(_shard_of(item) is None for item in found):
         yield from places[0] if places else ()
     else:
@@ -93,9 +155,18 @@ def _next_page(pages: Iterator[list[Clip]]) -> tuple[list[Clip], list[Iterator[l
     return ([], []) if page is None else (page, [pages])
 
 
-def _all_members(item: Found) -> Iterator[list[Clip]]:
+def _all_members(item: Found, indexes: ShardIndexes | None) -> Iterator[list[Clip]]:
+    kept = None if indexes is None else indexes.read(item.object)
+    if kept is not None:
+        members, gzipped = kept
+        size = _PAGE_MEMBERS_GZIPPED if gzipped else _PAGE_MEMBERS
+        for start in range(0, len(members), size):
+            yield [_clip(item, member, gzipped=gzipped) for member in members[start : start + size]]
+        return
     page: list[Clip] = []
+    walked: list[storage_tar.Member] = []
     num_videos = 0
+    gzipped = False
     problem: VideoError | None = None
     try:
         with storage.open_read(item.object.source, block_bytes=_BLOCK_BYTES) as stream:
@@ -104,6 +175,8 @@ def _all_members(item: Found) -> Iterator[list[Clip]]:
                 if not may_be_video(member.name):
                     continue
                 num_videos += 1
+                if num_videos <= _INDEXED_MEMBERS:
+                    walked.append(member)
                 page.append(_clip(item, member, gzipped=gzipped))
                 if len(page) >= (_PAGE_MEMBERS_GZIPPED if gzipped else _PAGE_MEMBERS):
                     yield page
@@ -114,6 +187,8 @@ def _all_members(item: Found) -> Iterator[list[Clip]]:
         problem = VideoError("empty", "the shard has no member that may be a video")
     if problem is not None:
         page.append(_clip(item, problem=problem))
+    elif indexes is not None and num_videos == len(walked):
+        indexes.write(item.object, walked, gzipped=gzipped)
     yield page
 
 

@@ -21,7 +21,7 @@ from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, VideoError
 from vidbatch.sampling import parse_sampling
 from vidbatch.schema import WORK
-from vidbatch.shards import Clip, Found, clip_pages, may_be_video, video_id
+from vidbatch.shards import Clip, Found, ShardIndexes, clip_pages, may_be_video, video_id
 from vidbatch.storage import StoredObject
 from vidbatch.storage.globs import has_magic
 
@@ -36,6 +36,9 @@ PACK_VIDEOS: Final = 32
 PACKS_PER_SIZE: Final = 2
 """Packs of a size that each decoder gets before packs grow by one video: all decoders begin at once, and at the end of
 a small archive none works long on a large pack while others have nothing left."""
+
+SHARDS: Final = "_shards"
+"""Folder of an output in which stands what its shards hold."""
 
 _STAT_THREADS: Final = 32
 _UNKNOWN_BYTES: Final = 4 * 2**20
@@ -147,9 +150,12 @@ def iter_pending(config: LabelConfig, done: DoneVideos) -> Iterator[Clip]:
     yield from _pending(config, done, part=0, num_parts=1)
 
 
-def _pending(config: LabelConfig, done: DoneVideos, *, part: int, num_parts: int) -> Iterator[Clip]:
+def _pending(
+    config: LabelConfig, done: DoneVideos, *, part: int, num_parts: int, keeps_indexes: bool = False
+) -> Iterator[Clip]:
+    indexes = ShardIndexes(storage.join(config.output, SHARDS), writes=keeps_indexes)
     left = config.limit
-    for page in _deduplicated(config, part=part, num_parts=num_parts):
+    for page in _deduplicated(config, indexes, part=part, num_parts=num_parts):
         pending = done.without(page)
         yield from pending if left is None else pending[:left]
         if left is not None:
@@ -158,19 +164,19 @@ def _pending(config: LabelConfig, done: DoneVideos, *, part: int, num_parts: int
                 return
 
 
-def _deduplicated(config: LabelConfig, *, part: int, num_parts: int) -> Iterator[list[Clip]]:
+def _deduplicated(config: LabelConfig, indexes: ShardIndexes, *, part: int, num_parts: int) -> Iterator[list[Clip]]:
     # One listing cannot hold a URL twice; several, or a manifest, can.
     if len(config.inputs) == 1 and not manifests.is_manifest(config.inputs[0]):
-        yield from _found(config, part=part, num_parts=num_parts)
+        yield from _found(config, indexes, part=part, num_parts=num_parts)
         return
     seen = _Seen()
-    for page in _found(config, part=part, num_parts=num_parts):
+    for page in _found(config, indexes, part=part, num_parts=num_parts):
         yield seen.new(page)
     if seen.num_repeated:
         _LOG.warning("%d videos were given more than once; each is worked on once", seen.num_repeated)
 
 
-def _found(config: LabelConfig, *, part: int, num_parts: int) -> Iterator[list[Clip]]:
+def _found(config: LabelConfig, indexes: ShardIndexes, *, part: int, num_parts: int) -> Iterator[list[Clip]]:
     """All clips of the archive whose object falls to this part, in pages."""
 
     def is_mine(url: str) -> bool:
@@ -178,9 +184,9 @@ def _found(config: LabelConfig, *, part: int, num_parts: int) -> Iterator[list[C
 
     for source in config.inputs:
         if manifests.is_manifest(source):
-            yield from _from_manifest(source, _times_column(config), is_mine)
+            yield from _from_manifest(source, _times_column(config), is_mine, indexes)
         else:
-            yield from _from_listing(source, is_mine)
+            yield from _from_listing(source, is_mine, indexes)
 
 
 def _times_column(config: LabelConfig) -> str | None:
@@ -188,7 +194,7 @@ def _times_column(config: LabelConfig) -> str | None:
     return str(sampling.value) if sampling.kind == "times" else None
 
 
-def _from_listing(source: str, is_mine: Callable[[str], bool]) -> Iterator[list[Clip]]:
+def _from_listing(source: str, is_mine: Callable[[str], bool], indexes: ShardIndexes) -> Iterator[list[Clip]]:
     named = storage.normalise(source)
     root = named
     if has_magic(root):
@@ -199,17 +205,20 @@ def _from_listing(source: str, is_mine: Callable[[str], bool]) -> Iterator[list[
                 Found(item)
                 for item in page
                 if is_mine(item.url) and (item.url == named or may_be_video(item.url.removeprefix(root)))
-            ]
+            ],
+            indexes,
         )
 
 
-def _from_manifest(source: str, times: str | None, is_mine: Callable[[str], bool]) -> Iterator[list[Clip]]:
+def _from_manifest(
+    source: str, times: str | None, is_mine: Callable[[str], bool], indexes: ShardIndexes
+) -> Iterator[list[Clip]]:
     with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="vidbatch-stat") as pool:
         for rows in manifests.batches(source, times):
             rows = [row for row in rows if is_mine(_url_of(row.url))]
             found = pool.map(_found_row, rows)
             # Rows of one shard together: it is then walked once for all of them.
-            yield from clip_pages(sorted(found, key=lambda item: item.object.url if item.member else ""))
+            yield from clip_pages(sorted(found, key=lambda item: item.object.url if item.member else ""), indexes)
 
 
 def _url_of(source: str) -> str:
@@ -263,7 +272,7 @@ def read_work(
     config: LabelConfig, done: DoneVideos, planner: Planner, *, part: int, num_parts: int, num_decoders: int = 1
 ) -> Iterator[pa.Table]:
     """Tables of schema.WORK, one row (one pack) each, for one of `num_parts` disjoint parts of the archive."""
-    pending = _pending(config, done, part=part, num_parts=num_parts)
+    pending = _pending(config, done, part=part, num_parts=num_parts, keeps_indexes=True)
     long_video_bytes = config.long_video_mb * 2**20
     for pack in iter_packs(pending, planner, num_decoders=num_decoders, long_video_bytes=long_video_bytes):
         yield pa.Table.from_pylist([{"clips": pack}], schema=WORK)
