@@ -28,6 +28,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "top_k": {"type": int, "metavar": "K"},
     "batch_size": {"type": int, "metavar": "N"},
     "device": {"metavar": "auto|cpu|cuda"},
+    "hand_over": {"metavar": "rgb|yuv420"},
     "decode_workers": {"type": int, "metavar": "N"},
     "model_workers": {"type": int, "metavar": "N"},
     "decode_timeout_seconds": {"type": float, "metavar": "SECONDS", "flag": "--decode-timeout"},
