@@ -25,7 +25,7 @@ from vidbatch.models import ModelSpec, find_model, load_spec
 from vidbatch.networks import build
 from vidbatch.schema import FrameSpec
 from vidbatch.stamp import make_stamp_bundle
-from vidbatch.testing import stamped
+from vidbatch.testing import read_stamp, stamped
 
 Model = tuple[ModelSpec, bytes]
 Array = np.ndarray[Any, Any]
@@ -279,3 +279,87 @@ def test_a_model_from_a_bundle_needs_nothing_but_its_bytes(stamp: Model, tmp_pat
     assert done.stdout.strip() == "5 False False"
     # OpenMP says what it runs with: threads that spin while they wait starve the decoders beside them.
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
+class Moody:
+    """A network that fails on some pictures: `fault(videos)` is called with the video of each frame it is given."""
+
+    def __init__(self, network: Any, fault: Any) -> None:
+        self._network, self._fault = network, fault
+        self.labels, self.device, self.embedding_size = network.labels, network.device, network.embedding_size
+
+    def __call__(self, frames_nhwc: torch.Tensor, *, is_wide: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities, embedding = self._network(frames_nhwc, is_wide=is_wide)
+        spoilt = self._fault([read_stamp(frame, crop_share=1)[0] for frame in frames_nhwc.numpy()])
+        return torch.where(torch.tensor(spoilt)[:, None], torch.nan, probabilities), embedding
+
+
+def raising(*bad: int) -> Any:
+    def fault(videos: list[int]) -> list[bool]:
+        if set(bad) & set(videos):
+            raise RuntimeError(f"cannot look at\n{len(videos)} frames")
+        return [False] * len(videos)
+
+    return fault
+
+
+def nan(*bad: int) -> Any:
+    return lambda videos: [video in bad and index % 2 == 0 for index, video in enumerate(videos)]
+
+
+@pytest.mark.parametrize(("fault", "said"), [(raising, "RuntimeError: cannot look at"), (nan, "are not finite")])
+@pytest.mark.parametrize("bad", [(), (3,), (0, 7), (1, 2, 3), tuple(range(8))], ids=str)
+@pytest.mark.parametrize("embedding", [False, True])
+def test_a_model_that_fails_on_some_videos_answers_for_the_others(
+    stamp: Model, bad: tuple[int, ...], fault: Any, said: str, embedding: bool
+) -> None:
+    spec, weights = stamp
+    classifier = Classifier(spec, config(batch_size=5, embedding=embedding), weights)
+    table = pixels([chunk(v, stamps(v, range(v + 1)), index=v) for v in range(8)])
+    whole = classifier(table).to_pylist()
+    classifier._network = Moody(classifier._network, fault(*bad))  # type: ignore[assignment]
+    answers = classifier(table)
+    assert answers.schema == schema.PREDICTIONS
+    for video, (row, good) in enumerate(zip(answers.to_pylist(), whole, strict=True)):
+        if video not in bad:
+            for name in ("model_cpu_seconds", "model_wall_seconds"):
+                row.pop(name), good.pop(name)
+            assert row == good
+            continue
+        assert row["error_kind"] == "model"
+        assert said in row["error_message"]
+        assert row["num_frames"] == 0
+        assert row["pts_seconds"] == row["is_keyframe"] == row["top_k_index"] == row["top_k_score"] == []
+        assert row["score_sum"] is row["embedding"] is None
+        assert row["codec"] == good["codec"]
+
+
+def test_a_model_that_fails_once_is_asked_again(stamp: Model) -> None:
+    spec, weights = stamp
+    classifier = Classifier(spec, config(), weights)
+    calls = []
+
+    def fault(videos: list[int]) -> list[bool]:
+        calls.append(videos)
+        if len(calls) == 1:
+            raise RuntimeError("just now")
+        return [False] * len(videos)
+
+    classifier._network = Moody(classifier._network, fault)  # type: ignore[assignment]
+    [row] = classifier(pixels([chunk(3, stamps(3, range(4)))])).to_pylist()
+    assert (row["num_frames"], row["error_kind"]) == (4, None)
+    assert len(calls) == 2
+
+
+def test_a_model_that_runs_out_of_memory_gets_smaller_batches(stamp: Model) -> None:
+    spec, weights = stamp
+    classifier = Classifier(spec, config(batch_size=32), weights)
+
+    def fault(videos: list[int]) -> list[bool]:
+        if len(videos) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [False] * len(videos)
+
+    classifier._network = Moody(classifier._network, fault)  # type: ignore[assignment]
+    rows = classifier(pixels([chunk(v, stamps(v, range(9))) for v in range(4)])).to_pylist()
+    assert [(row["num_frames"], row["error_kind"]) for row in rows] == [(9, None)] * 4

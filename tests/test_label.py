@@ -16,7 +16,9 @@ from clips import LazyClips
 from servers import HttpServer, MotoServer, SeaweedServer
 
 import vidbatch
-from vidbatch import schema
+from vidbatch import pipeline, schema
+from vidbatch.config import load_config
+from vidbatch.decode import Decoder
 from vidbatch.errors import ConfigError
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_shard, make_video
@@ -286,6 +288,48 @@ def test_limit_bounds_the_work_of_one_run_and_the_next_goes_on(
         vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, limit=2).record.videos for _ in range(4)
     ]
     assert done == [2, 2, 1, 0]
+
+
+def test_a_model_that_fails_on_one_video_fails_that_one_and_ends_no_run(
+    tmp_path: Path, stamped: dict[int, Path], stamp_model: str
+) -> None:
+    archive = copy_into(tmp_path / "archive", {n: stamped[n] for n in (1, 2, 3, 4, 5)})
+    settings = load_config({"inputs": archive, "output": tmp_path / "out", "model": stamp_model, "sampling": "all"})
+    result = pipeline.label(settings, stages=pipeline.Stages(Decoder, FailsOnThree))
+    videos, frames = comparable(result)
+    found = {number_of(video): (video["status"], video["error_kind"]) for video in videos}
+    assert found == {n: ("failed", "model") if n == 3 else ("ok", None) for n in (1, 2, 3, 4, 5)}
+    message = next(video["error_message"] for video in videos if number_of(video) == 3)
+    assert "three is too much" in message
+    assert {number_of(frame) for frame in frames} == {1, 2, 4, 5}
+    again = vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, sampling="all", retry_failed=True)
+    assert again.record.videos == 1
+    assert {video["status"] for video in comparable(again)[0]} == {"ok"}
+
+
+class FailsOnThree:
+    """The model stage with a network that raises when it sees video 3."""
+
+    def __init__(self, spec: Any, config: Any, weights: Any, num_threads: int) -> None:
+        import ray
+
+        from vidbatch.classify import Classifier
+
+        self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads)
+        network = self._classifier._network
+        run = network._run
+
+        def moody(frames_nhwc: Any) -> Any:
+            from vidbatch.testing import read_stamp
+
+            if any(read_stamp(frame)[0] == 3 for frame in frames_nhwc.numpy()):
+                raise RuntimeError("three is too much")
+            return run(frames_nhwc)
+
+        network._run = moody
+
+    def __call__(self, table: Any) -> Any:
+        return self._classifier(table)
 
 
 def test_bad_videos_become_rows_with_their_reason_and_harm_nobody(

@@ -126,6 +126,18 @@ def test_one_bad_clip_of_many_makes_the_video_partial() -> None:
     assert (video["status"], video["error_kind"], len(frames)) == ("partial", "timeout", 3)
 
 
+def test_a_model_that_failed_on_a_chunk_fails_its_video_whichever_chunk_it_was() -> None:
+    for failed in range(3):
+        parts = Parts()
+        for index in range(3):
+            frames = range(0) if index == failed else range(4 * index, 4 * index + 4)
+            error = "model" if index == failed else None
+            parts.sink.add(predictions(chunk(1, frames, index=index, last=index == 2, error=error)))
+        (video,), rows = parts.rows()
+        assert (video["status"], video["error_kind"], video["error_message"]) == ("failed", "model", "it is model")
+        assert (video["codec"], video["label"], rows) == ("h264", None, [])
+
+
 def test_embeddings_stay_with_their_frames() -> None:
     parts = Parts(embedding_size=4)
     parts.sink.add(predictions(chunk(2, range(3), embedding_size=4), chunk(1, range(2), embedding_size=4)))

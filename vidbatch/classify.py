@@ -1,14 +1,15 @@
 """The model stage: PIXELS chunks in, PREDICTIONS rows out: the same rows in the same order, pixels replaced by answers.
 
 Frames of all chunks of a call are joined to full batches and taken apart again; no frame's answer depends on the
-frames beside it. Layout: frames_nhwc is uint8 RGB, as decode gives it.
+frames beside it. A chunk on which the model fails, alone and twice, or of which it says no finite scores, goes on
+without frames, as an error of its video. Layout: frames_nhwc is uint8 RGB, as decode gives it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -87,8 +88,7 @@ class Classifier:
             self._chunk(cell, layout)
             for cell, layout in zip(table.column("frames"), table.column("layout").to_pylist(), strict=True)
         ]
-        counts = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
-        answers = self._classify(chunks, counts)
+        counts, answers, faults = self._answers(chunks)
         cpu_seconds, wall_seconds = time.process_time() - cpu_started, time.perf_counter() - started
         self._find_width(cpu_seconds / wall_seconds)
         columns = _answer_columns(counts, answers)
@@ -98,7 +98,31 @@ class Classifier:
         for field in PIXELS:
             if field.name in PREDICTIONS.names:
                 columns[field.name] = table.column(field.name)
+        if faults:
+            columns |= _without_frames(table, faults)
         return pa.table([columns[field.name] for field in PREDICTIONS], names=PREDICTIONS.names).cast(PREDICTIONS)
+
+    def _answers(self, chunks: list[Array | Tensor], *, is_last_try: bool = False) -> _Answers:
+        """What the model says of all chunks; halves of those that it fails on are tried again, down to one chunk."""
+        import torch
+
+        counts = np.array([len(chunk) for chunk in chunks], dtype=np.int64)
+        try:
+            return _finite(counts, self._classify(chunks, counts))
+        except torch.AcceleratorError:  # the GPU is of no use to this process any more
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a network raises is about what it was given
+            if isinstance(error, torch.OutOfMemoryError) and self._batch_size > 1:
+                self._batch_size = -(-self._batch_size // 2)
+                return self._answers(chunks)
+            if len(chunks) > 1:
+                middle = len(chunks) // 2
+                return _joined(self._answers(chunks[:middle]), self._answers(chunks[middle:]))
+            if not is_last_try:
+                return self._answers(chunks, is_last_try=True)
+            none = np.zeros(1, np.int64)
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            return _Answers(none, self._classify([chunks[0][:0]], none), {0: said})
 
     def _chunk(self, cell: pa.LargeBinaryScalar, layout: dict[str, Any] | None) -> Array | Tensor:
         """The frames of one chunk, uint8 n x height x width x 3: not copied, or made on the device out of planes."""
@@ -168,6 +192,50 @@ class Classifier:
                     yield batch.to(self._network.device, non_blocking=True)
                     left -= filled
                     filled = 0
+
+
+class _Answers(NamedTuple):
+    """Of a list of chunks: the frames that count, arrays over all of them in order, and what is wrong with which."""
+
+    counts: Array  # int64 (chunks,)
+    arrays: dict[str, Array]
+    faults: dict[int, str]
+
+
+def _finite(counts: Array, arrays: dict[str, Array]) -> _Answers:
+    """The answers without the chunks of which a frame has scores that are no numbers."""
+    if "score" not in arrays or np.isfinite(arrays["score"]).all():
+        return _Answers(counts, arrays, {})
+    chunk_of_frame = np.repeat(np.arange(len(counts)), counts)
+    wrong = np.bincount(chunk_of_frame[~np.isfinite(arrays["score"]).all(axis=1)], minlength=len(counts))
+    faults = {
+        int(at): f"the model's scores of {wrong[at]} of {counts[at]} frames are not finite"
+        for at in np.flatnonzero(wrong)
+    }
+    kept = (wrong == 0)[chunk_of_frame]
+    arrays = {name: array if name == "score_sum" else array[kept] for name, array in arrays.items()}
+    return _Answers(np.where(wrong, 0, counts), arrays, faults)
+
+
+def _joined(first: _Answers, second: _Answers) -> _Answers:
+    names = first.arrays.keys() | second.arrays.keys()  # without any frame, some are missing
+    arrays = {
+        name: np.concatenate([part.arrays[name] for part in (first, second) if name in part.arrays]) for name in names
+    }
+    faults = first.faults | {len(first.counts) + at: said for at, said in second.faults.items()}
+    return _Answers(np.concatenate([first.counts, second.counts]), arrays, faults)
+
+
+def _without_frames(table: pa.Table, faults: dict[int, str]) -> dict[str, pa.Array]:
+    """The columns that change where the model failed: no frames, and an error."""
+    columns = {
+        name: table.column(name).to_pylist()
+        for name in ("num_frames", "pts_seconds", "is_keyframe", "error_kind", "error_message")
+    }
+    for at, said in faults.items():
+        columns["num_frames"][at], columns["pts_seconds"][at], columns["is_keyframe"][at] = 0, [], []
+        columns["error_kind"][at], columns["error_message"][at] = "model", said
+    return {name: pa.array(values, PREDICTIONS.field(name).type) for name, values in columns.items()}
 
 
 def _shape(frame: FrameSpec) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 ErrorKind = Literal[
     "empty", "not_a_video", "no_video_stream", "audio_only", "truncated", "corrupt", "unsupported", "bounds",
-    "decoder_crashed", "timeout", "memory", "missing", "permission", "storage", "worker",
+    "decoder_crashed", "timeout", "memory", "model", "missing", "permission", "storage", "worker",
 ]  # fmt: skip
 
 ERROR_KINDS: Final[dict[str, str]] = {
@@ -30,6 +30,7 @@ ERROR_KINDS: Final[dict[str, str]] = {
     "decoder_crashed": "the decoder process died twice on it",
     "timeout": "decoding took longer than --decode-timeout, twice",
     "memory": "decoding needed more memory than allowed, twice",
+    "model": "the model failed on it, alone and twice, or gave scores that are no numbers",
     "missing": "the object does not exist (any more)",
     "permission": "the storage refused access to it",
     "storage": "the storage failed while reading it",

@@ -159,13 +159,15 @@ class Sink:
         if key in video.chunks:
             return  # a retried task may deliver what it had delivered before
         video.chunks[key] = row["chunk"]
+        if row["error_kind"] is not None:
+            video.errors.setdefault(row["clip_index"], (row["error_kind"], row["error_message"]))
         if row["is_last_chunk"]:
             video.last_chunk[row["clip_index"]] = row["chunk_index"]
-            if row["error_kind"] is not None:
-                video.errors[row["clip_index"]] = (row["error_kind"], row["error_message"])
             video.header = video.header or {n: row[n] for n in _HEADER if row[n] is not None}
         self._count(row)
         if video.is_complete():
+            if any(kind == "model" for kind, _ in video.errors.values()):
+                video.chunks.clear()  # what is left are frames with gaps between
             del self._open[row["video_id"]]
             video.finished_at = datetime.now(UTC)
             self._finished.append(video)
