@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from rows import identity, video_and_frames
 
-from vidbatch import publish, schema
+from vidbatch import publish, schema, storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.publish import Layout
@@ -257,3 +260,115 @@ def test_our_own_handle_opens_them_as_everything_also_when_empty(tmp_path: Path)
     assert table.to_arrow().num_rows == len(table.to_pandas()) == table.to_polars().height == 15
     assert table.to_duckdb().count("*").fetchall() == [(15,)]
     assert set(table.to_pandas()["date"].astype(str)) == {"2026-11-01"}
+
+
+class Publisher(threading.Thread):
+    """Publishes parts one storage call at a time, each when it is told to; may be left hanging anywhere, as if dead."""
+
+    def __init__(self, output: Path, parts: list[str]) -> None:
+        super().__init__(daemon=True)
+        self._work = (str(output), LAYOUT_OF_ONE, parts)
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self.is_done = False
+        self.failure: BaseException | None = None
+        self.start()
+        self._stopped.acquire()
+
+    def run(self) -> None:
+        try:
+            self.wait_for_turn()
+            publish.publish(*self._work)
+        except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+            self.failure = error
+        self.is_done = True
+        self._stopped.release()
+
+    def wait_for_turn(self) -> None:
+        """Called by the thread itself before each of its steps."""
+        self._stopped.release()
+        self._go.acquire()
+
+    def step(self) -> None:
+        """Let it make one more step."""
+        self._go.release()
+        self._stopped.acquire()
+
+    def finish(self) -> None:
+        while not self.is_done:
+            self.step()
+        if self.failure is not None:
+            raise self.failure
+
+
+LAYOUT_OF_ONE = Layout(1, "none")
+
+
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_turn(real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            thread = threading.current_thread()
+            if isinstance(thread, Publisher):
+                thread.wait_for_turn()
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("read_with_version", "put_if", "delete"):
+        monkeypatch.setattr(storage, name, in_turn(getattr(storage, name)))
+
+
+@pytest.mark.usefixtures("step_by_step")
+@pytest.mark.parametrize("survives", [True, False], ids=["both live", "the first dies"])
+@pytest.mark.parametrize("parts", ["own", "all"])
+def test_two_publishers_in_every_order_of_their_steps_with_two_changes_of_turn_end_the_same(
+    tmp_path: Path, parts: str, survives: bool
+) -> None:
+    """All schedules: the first makes i steps, the second j, then the first ends (or never), then the second, then
+    whoever comes next. At no moment is a video there twice; at the end every video has the rows of its later run."""
+    template = tmp_path / "template"
+    stage(template, range(2), "run-0")
+    publish.publish(str(template), LAYOUT_OF_ONE, publish.staged_parts(str(template)))
+    stage(template, range(1, 4), "run-1", num_frames=2)
+    stage(template, range(2, 5), "run-2", num_frames=1)
+
+    def expected() -> list[tuple[str, str, int]]:
+        run_of = {0: ("run-0", 3), 1: ("run-1", 2), 2: ("run-2", 1), 3: ("run-2", 1), 4: ("run-2", 1)}
+        return [(identity(n)["url"], *run_of[n]) for n in range(5)]
+
+    def found(output: Path) -> list[tuple[str, str, int]]:
+        videos, frames = rows(output)
+        assert len({v["url"] for v in videos}) == len(videos)
+        counts = Counter((f["url"], f["run_id"]) for f in frames)
+        return [(v["url"], v["run_id"], counts[v["url"], v["run_id"]]) for v in videos]
+
+    num_schedules = 0
+    for first_steps in range(40):
+        has_ended_early = False
+        for second_steps in range(40):
+            output = tmp_path / f"{first_steps}-{second_steps}"
+            shutil.copytree(template, output)
+            staged = publish.staged_parts(str(output))
+            shares = ([staged[0]], [staged[1]]) if parts == "own" else (staged, staged)
+            first, second = (Publisher(output, share) for share in shares)
+            for publisher, steps in ((first, first_steps), (second, second_steps)):
+                for _ in range(steps):
+                    if not publisher.is_done:
+                        publisher.step()
+                        found(output)
+            has_ended_early = first.is_done
+            second_is_done = second.is_done
+            for publisher in (first, second) if survives else (second,):
+                publisher.finish()
+                found(output)
+            publish.publish(str(output), LAYOUT_OF_ONE, publish.staged_parts(str(output)))
+            assert found(output) == expected(), (first_steps, second_steps)
+            assert len(rows(output)[1]) == sum(frames for _, _, frames in expected())
+            assert publish.staged_parts(str(output)) == []
+            shutil.rmtree(output)
+            num_schedules += 1
+            if second_is_done:
+                break
+        if has_ended_early:
+            break
+    assert num_schedules > 40
