@@ -12,7 +12,7 @@ CLIPS := .cache/demo-clips
 OUTPUT := demo-output
 BENCHMARKS ?= chain decode listing decode_memory s3_gets scaling
 
-.PHONY: help demo test test-long lint format bench bench-decode lock wheel job clean
+.PHONY: help demo test test-long chaos lint format bench bench-decode lock wheel job clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(INSTALLED)  ## all tests that take seconds (PYTEST_ARGS="-k name" for so
 test-long: $(INSTALLED)  ## the tests that take minutes
 	@scripts/install.sh debian
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare their tables row for row (40 minutes; goes on where it was)
+	$(BIN)/python tests/chaos/kills.py
 
 lint: $(INSTALLED)  ## ruff and mypy, as CI runs them
 	$(BIN)/ruff check
