@@ -110,16 +110,17 @@ def long_1080p(seconds: int) -> Path:
     return next(built(f"long_1080p_{seconds}s", repeat).iterdir())
 
 
-def short_gops() -> Path:
-    """One mp4 of two minutes of 1080p at 8 Mbit/s and 24 fps, with a keyframe every two seconds."""
+def even_gops(gop_seconds: int) -> Path:
+    """One mp4 of two minutes of 1080p at 8 Mbit/s and 24 fps, with a keyframe every so many seconds and no others."""
 
     def encode(folder: Path) -> None:
-        gops = ("-g", "48", "-keyint_min", "48", "-sc_threshold", "0", "-b:v", "8M", "-threads", "2")
+        frames = str(24 * gop_seconds)
+        gops = ("-g", frames, "-keyint_min", frames, "-sc_threshold", "0", "-b:v", "8M", "-threads", "2")
         size = ("-vf", "scale=1920:1080:flags=bicubic", "-pix_fmt", "yuv420p")
         source = ("-ss", "60", "-t", "120", "-i", clip_path("bunny_whole.mp4"))
-        ffmpeg(*source, "-an", "-c:v", "libx264", "-preset", "veryfast", *size, *gops, folder / "short_gops.mp4")
+        ffmpeg(*source, "-an", "-c:v", "libx264", "-preset", "veryfast", *size, *gops, folder / "even_gops.mp4")
 
-    return next(built("short_gops_120s", encode).iterdir())
+    return next(built(f"gops_of_{gop_seconds}s_120s", encode).iterdir())
 
 
 def hopeless(count: int) -> Path:
