@@ -72,7 +72,8 @@ class Place:
 
     def revive(self) -> None:
         """A node in the place of one that was killed."""
-        if self.worker is None or psutil_of(self.worker) is None:
+        if psutil_of(self.worker) is None:
+            self.cluster.remove_node(self.worker, allow_graceful=False)  # what else there was of it
             self.worker = self.cluster.add_node(num_cpus=1)
 
 
