@@ -32,6 +32,18 @@ def test_every_decoder_and_every_model_fits_on_nodes_of_any_size(cpus: int, num_
     assert places(nodes, pools.decode_cpus) >= pools.decode_workers + pools.model_workers
 
 
+@pytest.mark.parametrize(("num_nodes", "num_lost"), [(2, 1), (3, 1), (10, 1), (40, 4)])
+def test_all_actors_find_a_place_when_a_tenth_of_the_nodes_is_lost(num_nodes: int, num_lost: int) -> None:
+    nodes = [{"CPU": 4.0}] * (num_nodes - num_lost) + [{"CPU": 8.0}] * num_lost
+    pools = pools_of(nodes)
+    assert places(nodes[: num_nodes - num_lost], pools.decode_cpus) >= pools.decode_workers + pools.model_workers
+
+
+def test_a_single_node_is_used_in_full() -> None:
+    nodes = [{"CPU": 8.0}]
+    assert places(nodes, pools_of(nodes).decode_cpus) == 10
+
+
 def test_a_head_without_cpus_and_unequal_nodes_hold_all_actors() -> None:
     nodes = [{"CPU": 0.0}, {}, {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 7.0}]
     pools = pools_of(nodes)

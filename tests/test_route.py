@@ -40,7 +40,8 @@ def sample(path: Path, sampling: str, **options: Any) -> ReadReport:
     assert np.array_equal(report.is_keyframe, all_report.is_keyframe)
     assert report.error_kind == all_report.error_kind
     if report.all_decoded_because is None:
-        assert report.num_frames_decoded <= all_report.num_frames_decoded + 20  # what the decoder held at the end
+        # What the decoder held at the end; and all up to a seek that misled (a keyframe that is none) once more.
+        assert report.num_frames_decoded <= 2 * all_report.num_frames_decoded + 20
     return report
 
 

@@ -196,9 +196,9 @@ def _classifier() -> type:
 def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None = None) -> Pools:
     """Actors a stage, from the cluster's resources: one decoder a CPU; one model a GPU, else one in four CPUs.
 
-    Decoders and models ask for equal shares of the CPUs, the largest with which all of them find a place: one too many
-    would wait for a decoder to end, which may itself wait for the model to take its frames. Beside a GPU a model asks
-    for no CPU, so that decoders cannot take its place.
+    Decoders and models ask for equal shares of the CPUs, the largest with which all of them find a place, also when a
+    node is lost: one too many would wait for a decoder to end, which may itself wait for the model to take its frames.
+    Beside a GPU a model asks for no CPU, so that decoders cannot take its place.
     Args: `nodes` that may be used, CPU and GPU of each; all of the cluster's where not given.
     """
     if nodes is None:
@@ -211,7 +211,7 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
     check_device(config.device, num_gpus=gpus)
     model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
     decode_workers = config.decode_workers or cpus
-    share = _cpu_share(nodes, decode_workers if on_gpu else decode_workers + model_workers)
+    share = _cpu_share(_survivors(nodes), decode_workers if on_gpu else decode_workers + model_workers)
     return Pools(
         decode_workers=decode_workers,
         model_workers=model_workers,
@@ -220,6 +220,16 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
         model_gpus=min(1.0, gpus / model_workers) if on_gpu else 0.0,
         model_threads=max(1, cpus // model_workers),
     )
+
+
+def _survivors(nodes: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """The nodes that are left when the largest tenth of them, at least one of several, is lost.
+
+    Actors of a lost node are restarted where they find a place, and until then their videos wait.
+    """
+    with_cpus = sorted((node for node in nodes if node.get("CPU", 0.0) > 0), key=lambda node: node["CPU"])
+    num_lost = 0 if len(with_cpus) < 2 else max(1, len(with_cpus) // 10)
+    return with_cpus[: len(with_cpus) - num_lost]
 
 
 def _cpu_share(nodes: Sequence[Mapping[str, float]], num_actors: int) -> float:
