@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("victims", nargs="*", metavar="VICTIM=N")
     parser.add_argument("--again", action="store_true", help="forget what was done before")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster is to be shut down then, too
     todo = list(wanted(options.victims))
     done: dict[str, Any] = {} if options.again or not STATE.exists() else json.loads(STATE.read_text())
     left = [(victim, at) for victim, at in todo if f"{victim}-{at}" not in done]
