@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,46 +14,19 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from runs import command, fill, rows
 
 import vidbatch
-from vidbatch.stamp import make_stamp_bundle
-from vidbatch.testing import make_video
 
 NUM_VIDEOS = 36
-VIDBATCH = [sys.executable, "-c", "from vidbatch.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Short and long videos (the long ones are cut into clips), a bad one, a model, settings that stage at once."""
     folder = tmp_path_factory.mktemp("resume")
-    (folder / "archive").mkdir()
-    for number in range(NUM_VIDEOS):
-        frames = 240 if number % 6 == 0 else 60
-        make_video(folder / "archive" / f"video-{number:02d}.mp4", num_frames=frames, fps=10, gop=20,
-                   video_number=number)  # fmt: skip
-    (folder / "archive" / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
-    make_stamp_bundle(folder / "model", num_classes=NUM_VIDEOS)
-    (folder / "settings.yaml").write_text(
-        f"inputs: [{folder / 'archive'}]\nmodel: file:{folder / 'model'}\nsampling: fps=5\n"
-        "stage_seconds: 0.2\nclip_seconds: 6\nlong_video_mb: 0\nmax_failed_share: 0.5\n"
-    )
+    fill(folder, NUM_VIDEOS)
     return folder
-
-
-def command(place: Path, output: Path) -> list[str]:
-    return [*VIDBATCH, "label", "--config", str(place / "settings.yaml"), "--output", str(output)]
-
-
-def rows(output: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Both tables without what names the run, in a fixed order."""
-    tables = []
-    for name in ("videos", "frames"):
-        found = [r for f in sorted((output / name).glob("*.parquet")) for r in pq.read_table(f).to_pylist()]
-        for row in found:
-            row.pop("run_id"), row.pop("finished_at", None)
-        tables.append(sorted(found, key=lambda r: (r["url"], r.get("frame_index", 0))))
-    return tables[0], tables[1]
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
-
-from vidbatch.stamp import make_stamp_bundle
-from vidbatch.testing import make_video
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+from runs import Rows, command, fill, rows  # noqa: E402  # the tests are no package
+
 STATE = REPOSITORY / ".cache" / "chaos.json"
 NUM_VIDEOS = 30
 SEED = 20261124
@@ -42,8 +41,6 @@ PLANNED = {"driver": 15, "decode": 10, "model": 5, "writer": 10, "raylet": 5, "s
 """Kills by victim. `writer` is the driver while it publishes; `stop` a SIGTERM, to be answered with exit code 130;
 `stuck` a node that does nothing for 30 seconds."""
 
-Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-
 
 @dataclass
 class Place:
@@ -52,19 +49,6 @@ class Place:
     folder: Path
     cluster: Any
     worker: Any
-
-    def command(self, output: Path) -> list[str]:
-        program = "from vidbatch.cli import main; main()"
-        return [
-            sys.executable,
-            "-c",
-            program,
-            "label",
-            "--config",
-            str(self.folder / "settings.yaml"),
-            "--output",
-            str(output),
-        ]
 
     @property
     def env(self) -> dict[str, str]:
@@ -80,30 +64,9 @@ class Place:
 def make_place(folder: Path) -> Place:
     from ray.cluster_utils import Cluster
 
-    (folder / "archive").mkdir()
-    for number in range(NUM_VIDEOS):
-        frames = 200 if number % 6 == 0 else 50
-        path = folder / "archive" / f"video-{number:02d}.mp4"
-        make_video(path, num_frames=frames, fps=10, gop=20, video_number=number)
-    (folder / "archive" / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
-    make_stamp_bundle(folder / "model", num_classes=NUM_VIDEOS)
-    (folder / "settings.yaml").write_text(
-        f"inputs: [{folder / 'archive'}]\nmodel: file:{folder / 'model'}\nsampling: fps=5\n"
-        "stage_seconds: 0.2\nclip_seconds: 6\nlong_video_mb: 0\nmax_failed_share: 0.5\n"
-    )
+    fill(folder, NUM_VIDEOS)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     return Place(folder, cluster, cluster.add_node(num_cpus=1))
-
-
-def rows(output: Path) -> Rows:
-    """Both tables without what names the run, in a fixed order."""
-    tables = []
-    for name in ("videos", "frames"):
-        found = [row for path in sorted((output / name).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-        for row in found:
-            row.pop("run_id"), row.pop("finished_at", None)
-        tables.append(sorted(found, key=lambda row: (row["url"], row.get("frame_index", 0))))
-    return tables[0], tables[1]
 
 
 def differences(clean: Rows, found: Rows) -> dict[str, int]:
@@ -205,7 +168,7 @@ def once(place: Place, victim: str, number: int, clean: Rows) -> dict[str, Any]:
     log = (place.folder / f"{victim}-{number}.log").open("wb")
     was_struck, codes, began = False, [], time.monotonic()
     for _ in range(MOST_RUNS):
-        driver = subprocess.Popen(place.command(output), stdout=log, stderr=log, env=place.env)
+        driver = subprocess.Popen(command(place.folder, output), stdout=log, stderr=log, env=place.env)
         try:
             if not was_struck:
                 was_struck = strike(place, victim, driver, output, moments)
@@ -248,7 +211,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="vidbatch-chaos-") as folder:
             place = make_place(Path(folder))
             try:
-                subprocess.run(place.command(place.folder / "clean"), env=place.env, check=True, capture_output=True)
+                subprocess.run(
+                    command(place.folder, place.folder / "clean"), env=place.env, check=True, capture_output=True
+                )
                 clean = rows(place.folder / "clean")
                 assert len(clean[0]) == NUM_VIDEOS + 1
                 for victim, at in left:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -215,6 +216,7 @@ def _sane(pixel_aspect: Fraction | None) -> Fraction:
     return pixel_aspect
 
 
+@lru_cache(maxsize=16)  # asked for several times a frame, of few kinds of frames
 def _crop(shape: _Shape, target: tuple[int, int], crop_share: float) -> tuple[int, int, int, int]:
     """(width, height, left, top) in stored pixels of the centre that scales to the target (height, width).
 

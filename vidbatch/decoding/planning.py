@@ -43,9 +43,7 @@ def plan_clip(job: Job) -> Iterator[tuple[dict[str, Any], None]]:
     `job.clip_seconds` is about how long a clip shall be.
     """
     with storage.open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
-        if (
-            parse_sampling(job.sampling).kind == "nearest_keyframe"
-        ):  # cheap as it is, and goes by keyframes beside a cut
+        if parse_sampling(job.sampling).kind == "nearest_keyframe":  # cheap, and goes by keyframes beside a cut
             yield {"clips": []}, None
             return
         seconds = video.header["duration_seconds"]
