@@ -43,7 +43,7 @@ def stages(waits: Waits) -> tuple[type, type]:
     """The decoder's class and the classifier's class, to be given to the chain in place of the real ones."""
 
     class WaitingDecoder:
-        def __init__(self, _config: Any, _frame_spec: Any) -> None:
+        def __init__(self, _config: Any, _frame_spec: Any, _watch: Any) -> None:
             wait_for_all(waits)
 
         def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
@@ -53,7 +53,7 @@ def stages(waits: Waits) -> tuple[type, type]:
                     yield pixels(clip, waits)
 
     class WaitingClassifier:
-        def __init__(self, _spec: Any, _config: Any, weights: Any, _num_threads: int) -> None:
+        def __init__(self, _spec: Any, _config: Any, weights: Any, _num_threads: int, _watch: Any) -> None:
             import ray
 
             ray.get(weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 import json
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ from vidbatch import pipeline, schema
 from vidbatch.config import load_config
 from vidbatch.decode import Decoder
 from vidbatch.errors import ConfigError
+from vidbatch.metrics import Progress
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_shard, make_video
 
@@ -290,17 +293,26 @@ def test_limit_bounds_the_work_of_one_run_and_the_next_goes_on(
     assert done == [2, 2, 1, 0]
 
 
-def test_a_model_that_fails_on_one_video_fails_that_one_and_ends_no_run(
-    tmp_path: Path, stamped: dict[int, Path], stamp_model: str
+@pytest.mark.parametrize(
+    ("what", "words"), [("fails", "three is too much"), ("hangs", "no answer within 3 s, in 2 tries")]
+)
+def test_a_model_that_fails_or_hangs_on_one_video_fails_that_one_and_ends_no_run(
+    tmp_path: Path, stamped: dict[int, Path], stamp_model: str, what: str, words: str
 ) -> None:
     archive = copy_into(tmp_path / "archive", {n: stamped[n] for n in (1, 2, 3, 4, 5)})
-    settings = load_config({"inputs": archive, "output": tmp_path / "out", "model": stamp_model, "sampling": "all"})
-    result = pipeline.label(settings, stages=pipeline.Stages(Decoder, FailsOnThree))
+    settings = load_config(
+        {"inputs": archive, "output": tmp_path / "out", "model": stamp_model, "sampling": "all",
+         "model_timeout_seconds": 3}
+    )  # fmt: skip
+    said = io.StringIO()
+    stages = pipeline.Stages(Decoder, FailsOnThree if what == "fails" else HangsOnThree)
+    result = pipeline.label(settings, Progress(said), stages=stages)
+    assert ("the model gave no answer within" in said.getvalue()) == (what == "hangs")
     videos, frames = comparable(result)
     found = {number_of(video): (video["status"], video["error_kind"]) for video in videos}
     assert found == {n: ("failed", "model") if n == 3 else ("ok", None) for n in (1, 2, 3, 4, 5)}
     message = next(video["error_message"] for video in videos if number_of(video) == 3)
-    assert "three is too much" in message
+    assert words in message
     assert {number_of(frame) for frame in frames} == {1, 2, 4, 5}
     again = vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, sampling="all", retry_failed=True)
     assert again.record.videos == 1
@@ -310,12 +322,12 @@ def test_a_model_that_fails_on_one_video_fails_that_one_and_ends_no_run(
 class FailsOnThree:
     """The model stage with a network that raises when it sees video 3."""
 
-    def __init__(self, spec: Any, config: Any, weights: Any, num_threads: int) -> None:
+    def __init__(self, spec: Any, config: Any, weights: Any, num_threads: int, watch: Any) -> None:
         import ray
 
         from vidbatch.classify import Classifier
 
-        self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads)
+        self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads, watch=watch)
         network = self._classifier._network
         run = network._run
 
@@ -323,13 +335,23 @@ class FailsOnThree:
             from vidbatch.testing import read_stamp
 
             if any(read_stamp(frame)[0] == 3 for frame in frames_nhwc.numpy()):
-                raise RuntimeError("three is too much")
+                self.refuse()
             return run(frames_nhwc)
 
         network._run = moody
 
+    def refuse(self) -> None:
+        raise RuntimeError("three is too much")
+
     def __call__(self, table: Any) -> Any:
         return self._classifier(table)
+
+
+class HangsOnThree(FailsOnThree):
+    """The model stage with a network that never returns from native code, and keeps the interpreter's lock."""
+
+    def refuse(self) -> None:
+        ctypes.PyDLL(None).pause()
 
 
 def test_bad_videos_become_rows_with_their_reason_and_harm_nobody(

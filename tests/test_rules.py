@@ -36,7 +36,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 ROOMS: list[dict[str, tuple[str, ...]]] = [
     {"schema": ("schema",), "errors": ("errors",)},
     {"sampling": ("sampling",), "storage": ("storage", "storage.*"), "yuv": ("yuv",)},
-    {"config": ("config",)},
+    {"config": ("config",), "watch": ("watch",)},
     {
         "models": ("models", "model_names", "networks", "bundles", "stamp"),
         "metrics": ("metrics",),
@@ -53,7 +53,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     {"cli": ("cli",)},
 ]
 MAY_IMPORT = {
-    "ray": {"source", "sink", "pipeline"},
+    "ray": {"source", "sink", "pipeline", "watch"},
     "av": {"decode", "testing"},
     "torch": {"models", "classify", "yuv"},
     "torchvision": {"models"},
@@ -178,7 +178,7 @@ def test_every_setting_is_described_and_is_a_flag_or_a_bound() -> None:
 
     command = cli.commands["label"]
     flags = {parameter.name for parameter in command.params}
-    in_the_file_only = {"max_pixels", "max_duration_seconds", "max_packets", "long_video_mb", "stage_seconds"}
+    in_the_file_only = {"max_packets", "long_video_mb", "stage_seconds"}
     assert set(LabelConfig.model_fields) - flags == in_the_file_only
     assert all(field.description for field in LabelConfig.model_fields.values())
 

@@ -2,7 +2,8 @@
 
 Frames of all chunks of a call are joined to full batches and taken apart again; no frame's answer depends on the
 frames beside it. A chunk on which the model fails, alone and twice, or of which it says no finite scores, goes on
-without frames, as an error of its video. Layout: frames_nhwc is uint8 RGB, as decode gives it.
+without frames, as an error of its video; so does one on which it hung twice (watch.py). Layout: frames_nhwc is uint8
+RGB, as decode gives it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.models import ModelSpec
 from vidbatch.schema import PIXELS, PREDICTIONS, FrameSpec
+from vidbatch.watch import MOST_HANGS, Watched
 from vidbatch.yuv import Layout, to_rgb
 
 if TYPE_CHECKING:
@@ -49,12 +51,14 @@ def check_device(device: Literal["auto", "cpu", "cuda"], *, num_gpus: float | No
 class Classifier:
     """A model held ready on its device by one process; calls take and give tables."""
 
-    def __init__(self, spec: ModelSpec, config: LabelConfig, weights: bytes, *, num_threads: int = 1) -> None:
+    def __init__(
+        self, spec: ModelSpec, config: LabelConfig, weights: bytes, *, num_threads: int = 1, watch: Any = None
+    ) -> None:
         """Build the model and send frames through once, so that the first call is as fast as the others.
 
-        Args: `num_threads` cores of a CPU are used at once, as long as they are free. When a call got few of them,
-        decoders have the others, and the next calls take one: two threads beside two decoders on two cores take 17 ms
-        of CPU a frame where one takes 14.
+        Args: `watch`, the actor's handle, is told of every call. `num_threads` cores of a CPU are used at once, as
+        long as they are free. When a call got few of them, decoders have the others, and the next calls take one: two
+        threads beside two decoders on two cores take 17 ms of CPU a frame where one takes 14.
         """
         import torch
 
@@ -69,6 +73,8 @@ class Classifier:
         self._top_k = min(config.top_k, len(spec.labels))
         self._embedding = config.embedding
         self._num_threads = num_threads
+        self._watched = Watched(watch)
+        self._model_timeout_seconds = config.model_timeout_seconds
         self._narrow_calls_left = 0
         warm_up = config.batch_size if on_gpu else 1
         self._network(torch.zeros((warm_up, *_shape(spec.frame)), dtype=torch.uint8).to(self._network.device))
@@ -88,7 +94,7 @@ class Classifier:
             self._chunk(cell, layout)
             for cell, layout in zip(table.column("frames"), table.column("layout").to_pylist(), strict=True)
         ]
-        counts, answers, faults = self._answers(chunks)
+        counts, answers, faults = self._watched_answers(chunks, table)
         cpu_seconds, wall_seconds = time.process_time() - cpu_started, time.perf_counter() - started
         self._find_width(cpu_seconds / wall_seconds)
         columns = _answer_columns(counts, answers)
@@ -101,6 +107,33 @@ class Classifier:
         if faults:
             columns |= _without_frames(table, faults)
         return pa.table([columns[field.name] for field in PREDICTIONS], names=PREDICTIONS.names).cast(PREDICTIONS)
+
+    def _watched_answers(self, chunks: list[Array | Tensor], table: pa.Table) -> _Answers:
+        """What the model says of all chunks, known to the watch; a chunk that it hung on before is tried alone."""
+        names = [
+            f"{video_id}/{clip}/{chunk}"
+            for video_id, clip, chunk in zip(
+                *(table.column(name).to_pylist() for name in ("video_id", "clip_index", "chunk_index")), strict=True
+            )
+        ]
+        urls = table.column("url").to_pylist()
+        hangs = self._watched.hangs(names)
+        answers = None
+        for start, end in _apart([count > 0 for count in hangs]):
+            if hangs[start] >= MOST_HANGS:
+                said = f"no answer within {self._model_timeout_seconds:g} s, in {hangs[start]} tries"
+                part = self._no_answer(chunks[start], said)
+            else:
+                num_frames = sum(len(chunk) for chunk in chunks[start:end])
+                allowed = self._model_timeout_seconds * max(1, -(-num_frames // self._batch_size))
+                with self._watched.on(names[start:end], urls[start:end], allowed):
+                    part = self._answers(chunks[start:end])
+            answers = part if answers is None else _joined(answers, part)
+        return self._answers([]) if answers is None else answers
+
+    def _no_answer(self, chunk: Array | Tensor, said: str) -> _Answers:
+        none = np.zeros(1, np.int64)
+        return _Answers(none, self._classify([chunk[:0]], none), {0: said})
 
     def _answers(self, chunks: list[Array | Tensor], *, is_last_try: bool = False) -> _Answers:
         """What the model says of all chunks; halves of those that it fails on are tried again, down to one chunk."""
@@ -120,9 +153,7 @@ class Classifier:
                 return _joined(self._answers(chunks[:middle]), self._answers(chunks[middle:]))
             if not is_last_try:
                 return self._answers(chunks, is_last_try=True)
-            none = np.zeros(1, np.int64)
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            return _Answers(none, self._classify([chunks[0][:0]], none), {0: said})
+            return self._no_answer(chunks[0], " ".join(f"{type(error).__name__}: {error}".split())[:500])
 
     def _chunk(self, cell: pa.LargeBinaryScalar, layout: dict[str, Any] | None) -> Array | Tensor:
         """The frames of one chunk, uint8 n x height x width x 3: not copied, or made on the device out of planes."""
@@ -200,6 +231,15 @@ class _Answers(NamedTuple):
     counts: Array  # int64 (chunks,)
     arrays: dict[str, Array]
     faults: dict[int, str]
+
+
+def _apart(is_suspect: list[bool]) -> Iterator[tuple[int, int]]:
+    """Ranges [start, end) of neighbours, in order: each suspect alone, the others together."""
+    start = 0
+    for end in range(1, len(is_suspect) + 1):
+        if end == len(is_suspect) or is_suspect[end] or is_suspect[start]:
+            yield start, end
+            start = end
 
 
 def _finite(counts: Array, arrays: dict[str, Array]) -> _Answers:

@@ -32,14 +32,17 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "decode_workers": {"type": int, "metavar": "N"},
     "model_workers": {"type": int, "metavar": "N"},
     "decode_timeout_seconds": {"type": float, "metavar": "SECONDS", "flag": "--decode-timeout"},
+    "model_timeout_seconds": {"type": float, "metavar": "SECONDS", "flag": "--model-timeout"},
     "decode_memory_mb": {"type": int, "metavar": "MIB", "flag": "--decode-memory"},
+    "max_pixels": {"type": int, "metavar": "N"},
+    "max_duration_seconds": {"type": float, "metavar": "SECONDS", "flag": "--max-duration"},
     "clip_seconds": {"type": float, "metavar": "SECONDS"},
     "max_failed_share": {"type": float, "metavar": "X"},
     "retry_failed": {"is_flag": True, "default": None},
     "partition_by": {"metavar": "none|date"},
     "buckets": {"type": int, "metavar": "N"},
 }
-"""Flag of each setting; bounds on hostile input (max_pixels, ...) are set in the YAML file only."""
+"""Flag of each setting; what hardly anybody changes is set in the YAML file only."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

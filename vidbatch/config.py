@@ -55,6 +55,9 @@ class LabelConfig(BaseModel):
     decode_timeout_seconds: float = Field(
         300.0, gt=0, description="A clip that takes longer to decode is killed and tried once more."
     )
+    model_timeout_seconds: float = Field(
+        600.0, gt=0, description="A model that takes longer for a batch is started anew; its videos are tried alone."
+    )
     decode_memory_mb: int = Field(2048, ge=256, description="A decoder process that grows beyond this is killed (MiB).")
     clip_seconds: float = Field(
         120.0, gt=0, description="Long videos are cut at keyframes into clips of about this length."

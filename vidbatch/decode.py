@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,15 +44,17 @@ _EMPTY_CHUNK: Final[dict[str, Any]] = {"num_frames": 0, "pts_seconds": [], "is_k
 class Decoder:
     """Decodes packs of clips, one clip after the other; the callable class of the decode stage.
 
-    Args: `frame_spec` is the size of the frames that come out.
+    Args: `frame_spec` is the size of the frames that come out; `watch`, an actor's handle, is told of slow clips.
     """
 
     function = "vidbatch.decoding.frames:decode_clip"
 
-    def __init__(self, config: LabelConfig, frame_spec: FrameSpec) -> None:
+    def __init__(self, config: LabelConfig, frame_spec: FrameSpec, watch: Any = None) -> None:
         self._config = config
         self._frame_spec = frame_spec
-        self._process = _isolated(config)
+        self._watch = watch
+        self._url = ""
+        self._process = _isolated(config, self._say_slow)
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
         """Take a WORK table, yield a PIXELS table of one row for every chunk. Never raises for a bad video."""
@@ -64,12 +66,18 @@ class Decoder:
         """End the child process."""
         self._process.close()
 
+    def _say_slow(self, seconds: float) -> None:
+        if self._watch is not None:
+            allowed = self._config.decode_timeout_seconds
+            self._watch.say.remote(f"decoding gave nothing for {seconds:.0f} s (of {allowed:g}) of {self._url}")
+
     def _decode(self, clip: Clip) -> Iterator[pa.Table]:
         if clip["error_kind"] is not None:
             yield _failure(clip, 0, {}, kind=clip["error_kind"], message=clip["error_message"], wall_seconds=0.0)
             return
         num_given = 0
         began = time.perf_counter()
+        self._url = clip["url"]
         header: dict[str, Any] = {}
         for attempt in range(1, _TRIES + 1):
             try:
@@ -198,8 +206,10 @@ def job_of(clip: Clip, config: LabelConfig, frame_spec: FrameSpec | None) -> Job
     return Job(clip, config.sampling, target, bounds, config.clip_seconds, as_yuv=config.hand_over == "yuv420")
 
 
-def _isolated(config: LabelConfig) -> IsolatedProcess:
-    return IsolatedProcess(timeout_seconds=config.decode_timeout_seconds, memory_bytes=config.decode_memory_mb * _MIB)
+def _isolated(config: LabelConfig, on_slow: Callable[[float], None] | None = None) -> IsolatedProcess:
+    return IsolatedProcess(
+        timeout_seconds=config.decode_timeout_seconds, memory_bytes=config.decode_memory_mb * _MIB, on_slow=on_slow
+    )
 
 
 def _planner(config: LabelConfig) -> IsolatedProcess:

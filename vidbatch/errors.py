@@ -30,7 +30,7 @@ ERROR_KINDS: Final[dict[str, str]] = {
     "decoder_crashed": "the decoder process died twice on it",
     "timeout": "decoding took longer than --decode-timeout, twice",
     "memory": "decoding needed more memory than allowed, twice",
-    "model": "the model failed on it, alone and twice, or gave scores that are no numbers",
+    "model": "the model failed or hung on it, alone and twice, or gave scores that are no numbers",
     "missing": "the object does not exist (any more)",
     "permission": "the storage refused access to it",
     "storage": "the storage failed while reading it",

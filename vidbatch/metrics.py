@@ -166,6 +166,13 @@ class Progress:
         if self._enabled:
             self._show(text, always=True)
 
+    def warn(self, text: str) -> None:
+        """Say what the user should know of, and let it stand."""
+        if self._live is not None:
+            self._live.console.print(f"vidbatch: {text}", markup=False, highlight=False)
+        elif self._enabled:
+            self._show(text, always=True)
+
     def update(self, totals: Counts) -> None:
         """Show the totals, if it is time to."""
         if self._enabled:

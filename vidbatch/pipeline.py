@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 
 from vidbatch import blocks, decode, models, publish, source, storage
+from vidbatch import watch as watching
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, TooManyFailures, VidbatchError
@@ -125,10 +126,12 @@ def label(
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         pools = pools or pool_sizes(config)
         record.pools = pools._asdict()
-        for table in _predictions(config, done, spec, weights, pools, stages):
-            sink.add(table)
-            progress.update(sink.totals)
-            record.save_if_due(config.output, sink.totals)
+        watch = _start_watch()
+        with watching.passing_on(watch, progress.warn):
+            for table in _predictions(config, done, spec, weights, pools, stages, watch):
+                sink.add(table)
+                progress.update(sink.totals)
+                record.save_if_due(config.output, sink.totals)
         sink.flush()
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
         publish.publish(config.output, layout, sink.parts)
@@ -145,11 +148,12 @@ def chain(
     weights: Any,
     pools: Pools,
     stages: Stages | None = None,
+    watch: Any = None,
 ) -> Any:
     """The Ray Data dataset of blocks of PREDICTIONS: nothing runs until it is iterated.
 
     Args: `weights` is an ObjectRef of the weights' bytes, so that they cross the network once per node and no node
-    needs the file they came from.
+    needs the file they came from; `watch` is told what actors are busy with.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -160,7 +164,7 @@ def chain(
     packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
     pixels = packs.map_batches(
         blocks.giving_blocks(stages.decoder),
-        fn_constructor_args=(config, spec.frame),
+        fn_constructor_args=(config, spec.frame, watch),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.decode_workers, max_tasks_in_flight_per_actor=2),
@@ -168,7 +172,7 @@ def chain(
     )
     return pixels.map_batches(
         blocks.taking_blocks(stages.classifier),
-        fn_constructor_args=(spec, config, weights, pools.model_threads),
+        fn_constructor_args=(spec, config, weights, pools.model_threads, watch),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.model_workers, max_tasks_in_flight_per_actor=2),
@@ -182,15 +186,22 @@ def _classifier() -> type:
     import ray
 
     class Classify:
-        def __init__(self, spec: Any, config: LabelConfig, weights: Any, num_threads: int) -> None:
+        def __init__(self, spec: Any, config: LabelConfig, weights: Any, num_threads: int, watch: Any) -> None:
             from vidbatch.classify import Classifier
 
-            self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads)
+            self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads, watch=watch)
 
         def __call__(self, table: pa.Table) -> pa.Table:
             return self._classifier(table)
 
     return Classify
+
+
+def _start_watch() -> Any:
+    """The run's watch, an actor that takes no CPU's place and ends with the run."""
+    import ray
+
+    return ray.remote(watching.Watch).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
 
 
 def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None = None) -> Pools:
@@ -248,6 +259,7 @@ def _predictions(
     weights: bytes | None,
     pools: Pools,
     stages: Stages | None,
+    watch: Any,
 ) -> Iterator[pa.Table]:
     import ray
 
@@ -259,7 +271,7 @@ def _predictions(
     blocks.bound_waiting(context)
     context.issue_detectors_config.detectors = []  # they advise on memory settings that chain() has decided
     _quieten_ray()
-    dataset = chain(config, done, spec, ray.put(weights), pools, stages)
+    dataset = chain(config, done, spec, ray.put(weights), pools, stages, watch)
     try:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield blocks.from_block(block)

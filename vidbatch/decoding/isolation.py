@@ -34,6 +34,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from vidbatch.errors import VideoError
+from vidbatch.watch import SLOW_SECONDS
 
 Payload = bytes | bytearray | memoryview
 Item = tuple[dict[str, Any], Payload | None]
@@ -60,12 +61,16 @@ class IsolatedProcess:
     """Owns one child process, started at once and again whenever it was lost.
 
     Args: `timeout_seconds` is the wall time allowed for a call, or from one empty record to the next, counted only
-    while the parent waits; `memory_bytes` the resident memory the child may use.
+    while the parent waits; `memory_bytes` the resident memory the child may use; `on_slow` is told how long an item
+    has been waited for, first after SLOW_SECONDS and then each time that has doubled.
     """
 
-    def __init__(self, *, timeout_seconds: float, memory_bytes: int) -> None:
+    def __init__(
+        self, *, timeout_seconds: float, memory_bytes: int, on_slow: Callable[[float], None] | None = None
+    ) -> None:
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
+        self._on_slow = on_slow or (lambda _seconds: None)
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: _Channel | None = None
         self._lifeline: int | None = None
@@ -149,11 +154,15 @@ class IsolatedProcess:
         """The next message; kills the child and raises ProcessLost when it must not, or cannot, be waited for."""
         assert self._process is not None
         assert self._channel is not None
-        began = time.monotonic()
+        began, slow_after = time.monotonic(), SLOW_SECONDS
         try:
             while not self._channel.wait(_POLL_SECONDS):
-                if time.monotonic() - began > self._patience_seconds:
+                waited = time.monotonic() - began
+                if waited > self._patience_seconds:
                     raise self._impatience()
+                if waited > slow_after:
+                    slow_after *= 2
+                    self._on_slow(waited)
                 self._check_memory()
             self._check_memory()
             message = self._channel.receive()
