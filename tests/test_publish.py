@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from points import POINTS
 from rows import identity, video_and_frames
 
 from vidbatch import publish, schema, storage
@@ -134,52 +136,71 @@ def test_racing_publishers_lose_and_double_nothing(tmp_path: Path) -> None:
     assert all(f["run_id"] == run_of[f["video_id"]] for f in frames)
 
 
-KILLED = """
-import os, signal, sys
-from vidbatch import publish, storage
-steps = int(sys.argv[2])
-def dying(name):
-    real = getattr(storage, name)
-    def call(*args, **kwargs):
-        global steps
-        if steps == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps -= 1
-        return real(*args, **kwargs)
-    setattr(storage, name, call)
-for name in ("put", "put_if", "delete"):
-    dying(name)
-import test_publish
-test_publish.stage(__import__("pathlib").Path(sys.argv[1]), range(5, 15), "run-b", num_frames=2)
-test_publish.publish_all(__import__("pathlib").Path(sys.argv[1]))
+KILLED_EVERYWHERE = """
+import json, os, shutil, sys
+from pathlib import Path
+import points, test_publish
+template, place = map(Path, sys.argv[1:])
+for step in range(200):
+    output = place / str(step)
+    shutil.copytree(template, output)
+    pid = os.fork()  # nothing runs beside this thread yet
+    if not pid:
+        reached = points.die_at_step(step)
+        test_publish.stage(output, range(5, 15), "run-b", num_frames=2)
+        test_publish.stage(output, range(12, 18), "run-b", num_frames=1, number=1)
+        test_publish.publish_all(output)
+        (place / "reached.json").write_text(json.dumps(reached))
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        break
 """
 
 
-def test_killed_at_every_step_the_tables_stay_whole_and_a_rerun_completes_them(tmp_path: Path) -> None:
-    """A real process, a real SIGKILL before each write; a glob never shows a video twice."""
-    clean = tmp_path / "clean"
-    stage(clean, range(10), "run-a")
+def test_killed_before_and_after_every_write_the_tables_stay_whole_and_a_rerun_completes_them(tmp_path: Path) -> None:
+    """Real processes, real SIGKILLs, at each moment of the protocol; a glob never shows a video twice."""
+    template, clean, place = (tmp_path / name for name in ("template", "clean", "killed"))
+    stage(template, range(10), "run-a")
+    publish_all(template)
+    shutil.copytree(template, clean)
+    parts: list[tuple[range, int, int]] = [(range(5, 15), 2, 0), (range(12, 18), 1, 1)]
+
+    def stage_anew(output: Path) -> None:
+        for numbers, num_frames, number in parts:
+            stage(output, numbers, "run-b", num_frames=num_frames, number=number)
+
+    stage_anew(clean)
     publish_all(clean)
-    stage(clean, range(5, 15), "run-b", num_frames=2)
-    publish_all(clean)
-    for step in range(40):
-        output = tmp_path / f"killed-{step}"
-        stage(output, range(10), "run-a")
-        publish_all(output)
-        died = subprocess.run(
-            [sys.executable, "-c", KILLED, str(output), str(step)], cwd=Path(__file__).parent, check=False
-        ).returncode
+    subprocess.run(
+        [sys.executable, "-c", KILLED_EVERYWHERE, str(template), str(place)], cwd=Path(__file__).parent, check=True
+    )
+    reached = [tuple(moment) for moment in json.loads((place / "reached.json").read_text())]
+    publishing = (
+        "stage frames",
+        "stage videos",
+        "publish frames",
+        "publish videos",
+        "discard videos",
+        "discard frames",
+    )
+    assert {name for name, _ in reached} == set(publishing)
+    assert all((name, moment) in reached for name in publishing for moment in ("before", "after"))
+    assert {name for name, moment in reached if moment == "midway"} == {"discard videos", "discard frames"}
+    for step, moment in enumerate(reached):
+        output = place / str(step)
         ids = [v["video_id"] for v in rows(output)[0]]
-        assert len(ids) == len(set(ids))
-        if died == 0:
-            break
-        if not publish.staged_parts(str(output)) and len(ids) == 10:
-            stage(output, range(5, 15), "run-b", num_frames=2)  # died before the part existed: worked on again
+        assert len(ids) == len(set(ids)), moment
+        has_all_parts = step > reached.index(("stage videos", "after")) + 3  # the second part's videos stand, too
+        if not has_all_parts:
+            stage_anew(output)  # died before the parts existed: their videos are worked on again
         publish_all(output)
-        assert rows(output) == rows(clean), f"killed before write {step}"
-    else:
-        pytest.fail("publishing never came to its end")
-    assert step >= 2 + 2 * LAYOUT.buckets
+        assert rows(output) == rows(clean), f"killed at moment {step}, {moment}"
+        left = {url for url in output.rglob("*.parquet") if "staged" in url.parts}
+        assert all(url.name.endswith(".frames.parquet") for url in left)  # of parts that do not exist any more
+
+
+def test_the_page_on_the_protocol_has_a_word_on_each_of_its_writes() -> None:
+    assert all(f"\n    {name} " in str(publish.__doc__) for name in POINTS)
 
 
 def test_done_videos_are_those_of_this_digest_that_need_no_retry(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Layout of an output:
     _runs/<run_id>/staged/<date>/NNNNN.{frames,videos}.parquet   finished, not yet published
     _shards/<hash of url and version>.parquet      what a tar shard holds (shards.py); may be deleted at any time
 
-The protocol, and why it is safe to kill at any moment:
+The protocol:
 1. A part is staged `frames` first, `videos` second; a part without its `videos` file does not exist.
 2. A bucket's new content is old rows minus the videos in the parts, plus the parts' rows; of two runs with the same
    video the later one (by run id) wins. `frames` is replaced before `videos`, each only if nobody changed it since
@@ -18,6 +18,25 @@ The protocol, and why it is safe to kill at any moment:
    be missing: whichever way two runs interleave, both tables end with the same run's rows.
 3. Parts are deleted after every bucket is published. Whoever starts next publishes what a dead run left: merging
    a part twice changes nothing.
+
+Every write of a run has a name, and a run may die before it, after it and, where it is of several files, midway:
+
+    probe            a file that nobody reads, written to learn what the store can do; what is left may be deleted
+    layout           created only if there is none, never changed: a run reads it after writing it, or another's
+    record           describes and decides nothing: a kill leaves one that says `running`
+    shard index      a copy of what the shard says, by url and version: without it the shard is walked again
+    stage frames     before `stage videos` there is no part: its videos have no row and are worked on again. The run id
+                     in the path is nobody else's, so what is left is read by nobody
+    stage videos     from here on the part is there for whoever comes next, whole: `frames` was written before
+    publish frames   before: nothing has changed. After: the part is still staged, and its next merge finds the same
+                     rows of the same run in `frames` and puts them there again; meanwhile `videos` says what it said
+    publish videos   after it the videos are done. The part is still staged: merged again, it replaces rows by
+                     themselves, or, where a later run has published them, is left out
+    discard videos   every bucket of every part is published. Of the parts that are left a merge changes nothing
+    discard frames   these parts do not exist any more; what is left is read by nobody
+
+That two runs, alive or dying, end with the same tables in every order of their steps with two changes of turn is
+enumerated in tests/test_publish.py, as is a death at each moment above; `make chaos` does it to whole runs.
 """
 
 from __future__ import annotations
