@@ -33,8 +33,8 @@ test-long: $(INSTALLED)  ## the tests that take minutes
 	@scripts/install.sh debian
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
-chaos: $(INSTALLED)  ## kill runs at random, 50 times, and compare their tables row for row (40 minutes; goes on where it was)
-	$(BIN)/python tests/chaos/kills.py
+chaos: $(INSTALLED)  ## disturb runs in every way we know and compare their tables row for row (45 minutes; goes on where it was)
+	$(BIN)/python tests/chaos/run.py
 
 lint: $(INSTALLED)  ## ruff and mypy, as CI runs them
 	$(BIN)/ruff check

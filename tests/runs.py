@@ -30,8 +30,12 @@ def fill(folder: Path, num_videos: int) -> None:
     )
 
 
-def command(folder: Path, output: Path) -> list[str]:
-    return [*VIDBATCH, "label", "--config", str(folder / "settings.yaml"), "--output", str(output)]
+def command(folder: Path, output: Path, dies_at: tuple[str, str] | None = None) -> list[str]:
+    """The run; given a crash point and a moment (points.py), one that dies there."""
+    python = VIDBATCH
+    if dies_at is not None:
+        python = [sys.executable, "-c", f"import points; points.die_at(*{dies_at!r}); {VIDBATCH[-1]}"]
+    return [*python, "label", "--config", str(folder / "settings.yaml"), "--output", str(output)]
 
 
 def rows(output: Path) -> Rows:
@@ -43,3 +47,18 @@ def rows(output: Path) -> Rows:
             row.pop("run_id"), row.pop("finished_at", None)
         tables.append(sorted(found, key=lambda r: (r["url"], r.get("frame_index", 0))))
     return tables[0], tables[1]
+
+
+def differences(clean: Rows, found: Rows) -> dict[str, int]:
+    """How many rows are missing, there twice, or other than they should be."""
+    result = {"lost": 0, "doubled": 0, "wrong": 0}
+    for wanted, given in zip(clean, found, strict=True):
+        expected = {(row["url"], row.get("frame_index")): row for row in wanted}
+        seen: set[Any] = set()
+        for row in given:
+            key = row["url"], row.get("frame_index")
+            result["doubled"] += key in seen
+            result["wrong"] += expected.get(key) != row
+            seen.add(key)
+        result["lost"] += len(expected.keys() - seen)
+    return result
