@@ -31,7 +31,7 @@ test: $(INSTALLED)  ## all tests that take seconds (PYTEST_ARGS="-k name" for so
 
 test-long: $(INSTALLED)  ## the tests that take minutes
 	@scripts/install.sh debian
-	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m long -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 chaos: $(INSTALLED)  ## disturb runs in every way we know and compare their tables row for row (45 minutes; goes on where it was)
 	$(BIN)/python tests/chaos/run.py

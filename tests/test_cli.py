@@ -149,8 +149,8 @@ def test_an_unreachable_cluster_is_one_sentence(place: Path) -> None:
 def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, number: int) -> None:
     archive, output = place / f"long-{number}", place / f"stopped-{number}"
     archive.mkdir()
-    for n in range(24):
-        make_video(archive / f"video-{n:02d}.mp4", num_frames=300, fps=10, video_number=n % 8)
+    for n in range(16):
+        make_video(archive / f"video-{n:02d}.mp4", num_frames=200, fps=10, video_number=n % 8)
     settings = place / "settings.yaml"
     settings.write_text("stage_seconds: 0\n")
     command = [*VIDBATCH, "label", str(archive), "--output", str(output), "--model", f"file:{place / 'model'}",
@@ -162,15 +162,15 @@ def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, numb
         time.sleep(0.05)
     process.send_signal(number)
     _, words = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, words
     assert "run the same command again" in words
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
-    assert pq.read_table(output / "videos").num_rows == 24
-    assert pq.read_table(output / "frames").num_rows == 24 * 300
+    assert pq.read_table(output / "videos").num_rows == 16
+    assert pq.read_table(output / "frames").num_rows == 16 * 200
     records = json.loads(run("status", output, "--all", "--json").stdout)
     assert [r["state"] for r in records] == ["interrupted", "finished"]
-    assert records[1]["videos"] < 24
+    assert records[1]["videos"] < 16
 
 
 def test_help_has_examples_and_every_setting(place: Path) -> None:

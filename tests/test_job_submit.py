@@ -212,6 +212,7 @@ def test_a_cluster_that_lacks_packages_installs_the_wheel_and_nothing_it_has(clu
     assert installed
 
 
+@pytest.mark.long
 def test_a_stopped_job_goes_on_when_submitted_again(cluster: Cluster, job: Path, archive: Path) -> None:
     output = archive / "labels"
     settings = archive / "settings.yaml"
