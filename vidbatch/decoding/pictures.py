@@ -10,7 +10,6 @@ not tagged, whatever its size. Frames are scaled as they are: interlaced ones ke
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -29,7 +28,6 @@ Pixels = npt.NDArray[np.uint8]
 
 _OF_8_BIT_YUV_420: Final = frozenset({"yuv420p", "yuvj420p"})
 _FULL_RANGE: Final = 2
-_OF_8_BIT_YUV: Final = frozenset({"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p", "nv12"})
 
 
 class Orientation(NamedTuple):
@@ -156,29 +154,16 @@ class PictureMaker:
                 range=str(shape.colour_range),
             ),
             graph.add("crop", "{}:{}:{}:{}:exact=1".format(*self._crop_of(shape, self._target))),
-            *self._scaling(graph, shape, (height, width), interpolation),
+            # Exact arithmetic, so that the same frame gives the same bytes on every processor. By way of three planes,
+            # which FFmpeg writes by vector instructions, the same values take 0.55 ms instead of 1.1 (720p to 256x144).
+            graph.add("scale", f"{width}:{height}:flags={interpolation}+accurate_rnd+full_chroma_int+bitexact"),
+            graph.add("format", "gbrp"),
+            graph.add("scale", "flags=bitexact"),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
         ]
         graph.link_nodes(*nodes).configure()
         self._graph, self._entry, self._exit, self._shape = graph, nodes[0], nodes[-1], shape
-
-    def _scaling(
-        self, graph: Graph, shape: _Shape, target: tuple[int, int], interpolation: str
-    ) -> Iterator[FilterContext]:
-        """Exact arithmetic, so that the same frame gives the same bytes on every processor.
-
-        A smaller picture is made in the frame's own colours first: 0.8 ms instead of 1.5 for 720p to 256x144, and no
-        level differs by more than 2.
-        """
-        height, width = target
-        flags = f"flags={interpolation}+accurate_rnd+full_chroma_int+bitexact"
-        if shape.pixel_format in _OF_8_BIT_YUV and width <= shape.width // 2 and height <= shape.height // 2:
-            yield graph.add("scale", f"{width}:{height}:flags={interpolation}+accurate_rnd+bitexact")
-            yield graph.add("format", "yuv444p")
-            yield graph.add("scale", flags)
-        else:
-            yield graph.add("scale", f"{width}:{height}:{flags}")
 
 
 def orientation_of(frame: VideoFrame) -> Orientation:
