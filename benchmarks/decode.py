@@ -5,10 +5,10 @@ floor:     decodes what the wanted frames cannot do without, by a list made befo
 vidbatch:  read_frames, which has to find out by itself
 peers:     other decoders, in an environment of their own (peers.py); not in a quick run
 
-All make pictures of 256x144, the whole frame. Frames are compared before a time counts: the first three must agree byte
-for byte; peers scale otherwise, so theirs must have the right times and come near, or are reported and left out. Every
-contender is one process on one pinned core that is asked for a sample at a time, in turn; its CPU seconds are those
-from opening the file to the last picture.
+All make pictures of 256x144, the whole frame, bilinearly: some peers can do no other. Frames are compared before a time
+counts: the first three must agree byte for byte; peers scale otherwise, so theirs must have the right times and come
+near, or are reported and left out. Every contender is one process on one pinned core that is asked for a sample at a
+time, in turn; its CPU seconds are those from opening the file to the last picture.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _read(request: Request, **options: Any) -> Any:
     from vidbatch.decode import read_frames
     from vidbatch.schema import FrameSpec
 
-    size = FrameSpec(request.height, request.width, 1.0, "bicubic")
+    size = FrameSpec(request.height, request.width, 1.0, "bilinear")
     return read_frames(request.file, sampling=request.sampling, size=size, **options)
 
 
@@ -235,7 +235,7 @@ def _decode(request: Request, plan: list[str] | None) -> tuple[Any, list[float]]
     from vidbatch.decoding.pictures import PictureMaker
     from vidbatch.decoding.types import TargetSize
 
-    maker = PictureMaker(TargetSize(request.height, request.width, 1.0, "bicubic"))
+    maker = PictureMaker(TargetSize(request.height, request.width, 1.0, "bilinear"))
     out = np.empty((len(request.times), request.height, request.width, 3), np.uint8)
     times: list[float] = []
     with av.open(request.file) as container:

@@ -59,7 +59,7 @@ class Request(NamedTuple):
 
 def ffmpeg(path: str, request: Request) -> Answer:
     """All frames decoded, the wanted ones selected by number; for keyframes most decoders leave out the others."""
-    filters = [f"scale={request.width}:{request.height}:flags=bicubic"]
+    filters = [f"scale={request.width}:{request.height}:flags=bilinear"]
     if request.sampling == "keyframes":
         filters.insert(0, "select=key")  # VP9's decoder and this AV1's do not know skip_frame
     elif request.sampling != "all":
@@ -75,7 +75,7 @@ def ffmpeg_seek(path: str, request: Request) -> Answer:
     source: list[str] = []
     for seconds in request.times:
         source += ["-threads", "1", "-ss", f"{seconds:.6f}", "-i", path]
-    one = f"trim=end_frame=1,scale={request.width}:{request.height}:flags=bicubic,setsar=1"
+    one = f"trim=end_frame=1,scale={request.width}:{request.height}:flags=bilinear,setsar=1"
     count = len(request.times)
     graph = ";".join(f"[{n}:v:0]{one}[p{n}]" for n in range(count))
     joined = "".join(f"[p{n}]" for n in range(count)) + f"concat=n={count},setpts=N/TB"
