@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from av import VideoFrame
+from av.filter import Graph
 from decoding import (
     OPEN_GOP,
     OPEN_GOP_NAMES,
@@ -30,6 +32,8 @@ from decoding import (
 
 from vidbatch import schema, storage
 from vidbatch.decode import Decoder, read_frames
+from vidbatch.decoding.pictures import PictureMaker
+from vidbatch.decoding.types import TargetSize
 from vidbatch.schema import FrameSpec
 from vidbatch.testing import make_video, read_stamp, stamped
 
@@ -271,6 +275,25 @@ def test_every_interpolation_of_the_schema_works(tmp_path: Path, interpolation: 
     make_video(tmp_path / "v.mp4", num_frames=2)
     frames, _, _ = read_frames(tmp_path / "v.mp4", sampling="all", size=FrameSpec(96, 96, 0.875, interpolation))
     assert [read_stamp(frame)[1] for frame in frames] == [0, 1]
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv411p", "yuv410p", "yuv420p10le",
+                                     "nv12", "p010le", "rgb24", "rgba", "gbrp", "gray", "yuva420p"])  # fmt: skip
+def test_a_picture_has_the_very_values_of_ffmpegs_scaling_in_one_step(pix_fmt: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    frame = VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=pix_fmt)
+    for height, width in ((96, 128), (240, 320), (300, 400)):
+        ours = np.empty((height, width, 3), np.uint8)
+        PictureMaker(TargetSize(height, width, 1.0, "bicubic")).make(frame, None, ours)
+        graph = Graph()
+        graph.threads = 1
+        look = {"colorspace": str(frame.colorspace), "range": str(frame.color_range), "pixel_aspect": "1/1"}
+        source = graph.add("buffer", video_size="320x240", pix_fmt=pix_fmt, time_base="1/1000", **look)
+        scale = graph.add("scale", f"{width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int+bitexact")
+        sink = graph.add("buffersink")
+        graph.link_nodes(source, scale, graph.add("format", "rgb24"), sink).configure()
+        source.push(frame)
+        assert np.array_equal(ours, sink.pull().to_ndarray())
 
 
 def test_pictures_that_change_their_size_midway_are_scaled_alike(tmp_path: Path) -> None:
