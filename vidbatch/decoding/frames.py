@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -66,7 +67,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
             cost.stream = stream
             with Video(stream, bounds=job.bounds, log=log) as video:
                 yield from cost.outside(video.header, None)
-                sample = ClipSample(job, video, log)
+                sample = ClipSample(job, video, log, make=partial(chunks.make_at_once, video=video))
                 cost.video, cost.reader = video, sample.reader
                 if job.in_one_chunk:
                     chunks.num_frames_kept = sample.num_frames_at_most
@@ -95,7 +96,7 @@ class ClipSample:
     frames are counted from there.
     """
 
-    def __init__(self, job: Job, video: Video, log: Log) -> None:
+    def __init__(self, job: Job, video: Video, log: Log, *, make: Callable[[VideoFrame], VideoFrame | Pixels]) -> None:
         clip = job.clip
         self._sampling = parse_sampling(job.sampling)
         self._video = video
@@ -108,7 +109,9 @@ class ClipSample:
         self._origin: int | None = None
         self._whole_end = 0
         is_last_wanted = self._sampling.kind == "times" and self._end is None
-        self.reader = FrameReader(video, log, aim_from=self._aim_from, wants_last=is_last_wanted)
+        is_every_frame_wanted = self._sampling.kind == "all" and self._times is None
+        keep = {"keep": make} if is_every_frame_wanted else {}
+        self.reader = FrameReader(video, log, aim_from=self._aim_from, wants_last=is_last_wanted, **keep)
 
     def __iter__(self) -> Iterator[Shown | None]:
         if not self._times and (self._times is not None or self._sampling.kind == "times"):
@@ -263,6 +266,7 @@ class _Chunks:
     def __init__(self, size: TargetSize | None, *, as_yuv: bool) -> None:
         self.num_frames_kept: int | None = None
         self._as_yuv = as_yuv
+        self._has_no_size = size is None
         self._maker = PictureMaker(size)
         self._layout: Layout | None = None
         self._buffer: Pixels | None = None
@@ -274,27 +278,43 @@ class _Chunks:
         """Whether the frame's picture can be added to those that are here."""
         if self._buffer is None or not self._pts_seconds:
             return True
-        return len(self._pts_seconds) < len(self._buffer) and self._layout_of(shown, video) == self._layout
+        return len(self._pts_seconds) < len(self._buffer) and self._layout_of(_frame_of(shown), video) == self._layout
+
+    def make_at_once(self, frame: VideoFrame, video: Video) -> VideoFrame | Pixels:
+        """The picture of a frame, if that is the smaller of the two; else the frame."""
+        if self._has_no_size or self._as_yuv:
+            return frame
+        aspect = video.stream.sample_aspect_ratio
+        picture = np.empty((*self._maker.size_of(frame, aspect), 3), np.uint8)
+        self._maker.make(frame, aspect, picture)
+        return picture
 
     def add(self, shown: Shown, video: Video) -> None:
         frame, aspect = _frame_of(shown), video.stream.sample_aspect_ratio
-        layout = self._layout_of(shown, video)
+        layout = self._layout_of(frame, video)
         if self._buffer is None or layout != self._layout:
             self._layout = layout
-            one = (layout.size_bytes,) if layout is not None else (*self._maker.size_of(frame, aspect), 3)
+            if isinstance(frame, np.ndarray):
+                one = frame.shape
+            elif layout is not None:
+                one = (layout.size_bytes,)
+            else:
+                one = (*self._maker.size_of(frame, aspect), 3)
             self._buffer = self._new_buffer(one)
         out = self._buffer[len(self._pts_seconds)]
-        if layout is None:
+        if isinstance(frame, np.ndarray):
+            out[...] = frame
+        elif layout is None:
             self._maker.make(frame, aspect, out)
         else:
             self._maker.take_planes(frame, aspect, layout, out)
         self._pts_seconds.append(seconds_of(shown.tick, video.time_base))
         self._is_keyframe.append(shown.is_keyframe)
 
-    def _layout_of(self, shown: Shown, video: Video) -> Layout | None:
-        if not self._as_yuv:
+    def _layout_of(self, frame: VideoFrame | Pixels, video: Video) -> Layout | None:
+        if not self._as_yuv or isinstance(frame, np.ndarray):
             return None
-        return self._maker.layout_of(_frame_of(shown), video.stream.sample_aspect_ratio)
+        return self._maker.layout_of(frame, video.stream.sample_aspect_ratio)
 
     def _new_buffer(self, one: tuple[int, ...]) -> Pixels:
         if self.num_frames_kept is not None:
@@ -349,7 +369,7 @@ class _Cost:
         }
 
 
-def _frame_of(shown: Shown) -> VideoFrame:
+def _frame_of(shown: Shown) -> VideoFrame | Pixels:
     if shown.frame is None:
         raise VideoError("corrupt", "the decoder gave no frame for a packet that promised one")
     return shown.frame

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from av.video.frame import VideoFrame
 
 from vidbatch.decoding.packets import VideoPacket
+from vidbatch.decoding.pictures import Pixels
 
 _PACKETS_KEPT: Final = 256
 
@@ -18,8 +19,9 @@ class Shown(NamedTuple):
 
     tick: int
     end: int
-    frame: VideoFrame | None
-    """None for one that nobody wants: pictures that are kept cost the decoder fresh memory for others."""
+    frame: VideoFrame | Pixels | None
+    """Or its small picture, made at once, or None for one that nobody wants: frames that are kept cost the decoder
+    fresh memory for others, and have left the cache when their picture is made."""
     is_keyframe: bool
     """Whether the container and the decoder both say so."""
 

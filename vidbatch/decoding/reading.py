@@ -17,6 +17,7 @@ from vidbatch.decoding.container import Log, Video
 from vidbatch.decoding.entries import Entries
 from vidbatch.decoding.held import HeldBack, Shown
 from vidbatch.decoding.packets import Lookahead, VideoPacket
+from vidbatch.decoding.pictures import Pixels
 from vidbatch.decoding.route import Aim, Jump, Route
 from vidbatch.errors import VideoError
 from vidbatch.sampling import is_wanted
@@ -56,9 +57,11 @@ class FrameReader:
         *,
         aim_from: Callable[[int], Aim | None] = lambda _tick: None,
         wants_last: bool = False,
+        keep: Callable[[VideoFrame], VideoFrame | Pixels] = lambda frame: frame,
     ) -> None:
         self._video = video
         self._log = log
+        self.keep = keep
         self._aim_from = aim_from
         self._wants_last = wants_last
         self._may_seek = True
@@ -324,7 +327,7 @@ class _Pass:
             if depth is None and self._num_frames and tick > end_before + (self._clock.end - tick) // 2:
                 break
             self._num_frames += 1
-            kept = frame if may_be_wanted else None
+            kept = self._reader.keep(frame) if may_be_wanted else None
             self._held.add(frame.pts, Shown(tick, self._clock.end, kept, self._held.is_keyframe(frame)))
             if depth is not None:
                 yield from self._held.take_down_to(depth)
