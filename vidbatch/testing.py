@@ -80,7 +80,6 @@ def make_video(
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.gop_size, stream.max_b_frames = gop, b_frames
-        stream.codec_context.thread_count = 1  # the same bytes on every machine, and no thread to wait for
         stream.codec_context.time_base = base
         stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
         if rotation:
