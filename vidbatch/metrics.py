@@ -170,8 +170,8 @@ class Progress:
         """Say what the user should know of, and let it stand."""
         if self._live is not None:
             self._live.console.print(f"vidbatch: {text}", markup=False, highlight=False)
-        elif self._enabled:
-            self._show(text, always=True)
+        else:
+            self.note(text)
 
     def update(self, totals: Counts) -> None:
         """Show the totals, if it is time to."""

@@ -30,19 +30,15 @@ class _Call(NamedTuple):
     urls: list[str]
     began: float
     deadline: float
+    say_at: float
 
 
 class Watch:
-    """Calls of model actors in; out, which chunks one hung on before, and notes for the user.
+    """Calls of model actors in; out, which chunks one hung on before, and notes for the user."""
 
-    Args: `slow_seconds` is how long a call may take before the user hears of it.
-    """
-
-    def __init__(self, slow_seconds: float = SLOW_SECONDS) -> None:
-        self._slow_seconds = slow_seconds
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[str, _Call] = {}
-        self._say_at: dict[str, float] = {}
         self._hangs: Counter[str] = Counter()
         self._notes: list[str] = []
         threading.Thread(target=self._look, name="vidbatch-watch", daemon=True).start()
@@ -51,8 +47,7 @@ class Watch:
         """A worker starts on chunks of videos with these URLs, and may take so many seconds."""
         now = time.monotonic()
         with self._lock:
-            self._calls[worker_id] = _Call(worker, chunks, urls, now, now + seconds)
-            self._say_at[worker_id] = now + self._slow_seconds
+            self._calls[worker_id] = _Call(worker, chunks, urls, now, now + seconds, now + SLOW_SECONDS)
 
     def end(self, worker_id: str) -> None:
         """A worker is through with what it began."""
@@ -89,17 +84,17 @@ class Watch:
         overdue = []
         with self._lock:
             for worker_id, call in list(self._calls.items()):
-                where = _some(call.urls)
+                taken = now - call.began
                 if now >= call.deadline:
                     overdue.append(self._calls.pop(worker_id))
                     self._hangs.update(call.chunks)
                     self._notes.append(
-                        f"the model gave no answer within {call.deadline - call.began:g} s for {where}: "
+                        f"the model gave no answer within {call.deadline - call.began:g} s for {_some(call.urls)}: "
                         "its actor is started anew"
                     )
-                elif now >= self._say_at[worker_id]:
-                    self._say_at[worker_id] = call.began + 2 * (now - call.began)
-                    self._notes.append(f"the model is busy for {now - call.began:.0f} s with {where}")
+                elif now >= call.say_at:
+                    self._calls[worker_id] = call._replace(say_at=now + taken)
+                    self._notes.append(f"the model is busy for {taken:.0f} s with {_some(call.urls)}")
         return overdue
 
 

@@ -67,7 +67,9 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
             cost.stream = stream
             with Video(stream, bounds=job.bounds, log=log) as video:
                 yield from cost.outside(video.header, None)
-                sample = ClipSample(job, video, log, make=partial(chunks.make_at_once, video=video))
+                # The picture is the smaller of the two only where a size is given and it is not of planes.
+                make = None if job.size is None or job.as_yuv else partial(chunks.picture_of, video=video)
+                sample = ClipSample(job, video, log, make=make)
                 cost.video, cost.reader = video, sample.reader
                 if job.in_one_chunk:
                     chunks.num_frames_kept = sample.num_frames_at_most
@@ -93,10 +95,10 @@ class ClipSample:
     """Iterates over the frames of a clip that its sampling wants; None now and then says that it goes on.
 
     A clip with a start has the whole video's sample between start and end: a grid begins at the video's first frame,
-    frames are counted from there.
+    frames are counted from there. Args: `make` gives the picture of a frame, where that is better kept than the frame.
     """
 
-    def __init__(self, job: Job, video: Video, log: Log, *, make: Callable[[VideoFrame], VideoFrame | Pixels]) -> None:
+    def __init__(self, job: Job, video: Video, log: Log, *, make: Callable[[VideoFrame], Pixels] | None = None) -> None:
         clip = job.clip
         self._sampling = parse_sampling(job.sampling)
         self._video = video
@@ -110,8 +112,9 @@ class ClipSample:
         self._whole_end = 0
         is_last_wanted = self._sampling.kind == "times" and self._end is None
         is_every_frame_wanted = self._sampling.kind == "all" and self._times is None
-        keep = {"keep": make} if is_every_frame_wanted else {}
-        self.reader = FrameReader(video, log, aim_from=self._aim_from, wants_last=is_last_wanted, **keep)
+        self.reader = FrameReader(
+            video, log, aim_from=self._aim_from, wants_last=is_last_wanted, make=make if is_every_frame_wanted else None
+        )
 
     def __iter__(self) -> Iterator[Shown | None]:
         if not self._times and (self._times is not None or self._sampling.kind == "times"):
@@ -266,7 +269,6 @@ class _Chunks:
     def __init__(self, size: TargetSize | None, *, as_yuv: bool) -> None:
         self.num_frames_kept: int | None = None
         self._as_yuv = as_yuv
-        self._has_no_size = size is None
         self._maker = PictureMaker(size)
         self._layout: Layout | None = None
         self._buffer: Pixels | None = None
@@ -280,10 +282,8 @@ class _Chunks:
             return True
         return len(self._pts_seconds) < len(self._buffer) and self._layout_of(_frame_of(shown), video) == self._layout
 
-    def make_at_once(self, frame: VideoFrame, video: Video) -> VideoFrame | Pixels:
-        """The picture of a frame, if that is the smaller of the two; else the frame."""
-        if self._has_no_size or self._as_yuv:
-            return frame
+    def picture_of(self, frame: VideoFrame, video: Video) -> Pixels:
+        """The picture of a frame, to be added later."""
         aspect = video.stream.sample_aspect_ratio
         picture = np.empty((*self._maker.size_of(frame, aspect), 3), np.uint8)
         self._maker.make(frame, aspect, picture)

@@ -47,7 +47,8 @@ class FrameReader:
     nothing follows that it wants, `next_tick` is when the frame after the last one would have been shown.
 
     Args: `aim_from` gives the aim of frames the first of which is shown at a tick, None if every frame has to be seen;
-    `wants_last` says that wanted times behind the end mean the last frame.
+    `wants_last` says that wanted times behind the end mean the last frame; `make` gives the picture that is kept in
+    place of a frame, None to keep frames.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class FrameReader:
         *,
         aim_from: Callable[[int], Aim | None] = lambda _tick: None,
         wants_last: bool = False,
-        keep: Callable[[VideoFrame], VideoFrame | Pixels] = lambda frame: frame,
+        make: Callable[[VideoFrame], Pixels] | None = None,
     ) -> None:
         self._video = video
         self._log = log
-        self.keep = keep
+        self.make = make
         self._aim_from = aim_from
         self._wants_last = wants_last
         self._may_seek = True
@@ -327,7 +328,9 @@ class _Pass:
             if depth is None and self._num_frames and tick > end_before + (self._clock.end - tick) // 2:
                 break
             self._num_frames += 1
-            kept = self._reader.keep(frame) if may_be_wanted else None
+            kept: VideoFrame | Pixels | None = None
+            if may_be_wanted:
+                kept = frame if self._reader.make is None else self._reader.make(frame)
             self._held.add(frame.pts, Shown(tick, self._clock.end, kept, self._held.is_keyframe(frame)))
             if depth is not None:
                 yield from self._held.take_down_to(depth)
