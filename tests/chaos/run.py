@@ -1,4 +1,4 @@
-"""Whole runs in, disturbed in every way we know; out, whether any row was lost, doubled or wrong: `make chaos`.
+"""Whole runs in, disturbed at random; out, whether any row was lost, doubled or wrong: `make chaos`.
 
     python tests/chaos/run.py                  all of it, about 45 minutes
     python tests/chaos/run.py driver=2 stuck   two kills of the driver and one stuck node only
