@@ -293,6 +293,23 @@ def test_messages_hold_neither_paths_nor_queries(tmp_path: Path, decode: Decode)
     assert str(tmp_path) not in message
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("sampling", ["all", "fps=5", "keyframes"])
+def test_a_keyframe_of_which_nothing_is_left_but_its_packet_is_no_endless_search(
+    tmp_path: Path, suffix: str, sampling: str
+) -> None:
+    """Its slice header is damaged, and no picture comes of it: the first frame is not the one that packets tell of."""
+    path = tmp_path / f"v.{suffix}"
+    make_video(path, num_frames=20, gop=20, b_frames=2, options={"threads": "1"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\x65\x88") + 3] ^= 0x80
+    path.write_bytes(data)
+    decoder = Decoder(config(sampling=sampling, decode_timeout_seconds=20), SPEC)
+    [clip] = together(decoder(work([clip_row(path, num_clips=1)])), SPEC)
+    decoder.close()
+    assert clip.error_kind in (None, "corrupt"), clip.last["error_message"]
+
+
 def test_fuzzed_videos_never_escape_as_exceptions(tmp_path: Path, decode: Decode, good: tuple[str, bytes]) -> None:
     """Twenty random mutations of each format; whatever they do is a row, and the process lives."""
     name, data = good
@@ -304,5 +321,5 @@ def test_fuzzed_videos_never_escape_as_exceptions(tmp_path: Path, decode: Decode
         path = tmp_path / f"{number}-{name}"
         path.write_bytes(mutated)
         clip = decode(path, num_clips=1)
-        assert clip.error_kind not in ("worker", "decoder_crashed", "timeout", "memory"), clip.last["error_message"]
+        assert clip.error_kind not in ("worker", "decoder_crashed", "timeout"), clip.last["error_message"]
         path.unlink()

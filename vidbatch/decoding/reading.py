@@ -65,6 +65,7 @@ class FrameReader:
         self.make = make
         self._aim_from = aim_from
         self._wants_last = wants_last
+        self._sets_out = True
         self._may_seek = True
         self._has_sought = False
         self.entries = Entries(video.context.codec.canonical_name, video.context.extradata)
@@ -94,7 +95,7 @@ class FrameReader:
                     self._may_seek = False
                 else:  # decoding everything decides
                     self.aim = self.next_tick = None
-                    self._aim_from = lambda _tick: None
+                    self._aim_from, self._sets_out = (lambda _tick: None), False
                     self.all_decoded_because = str(wrong)
                 self._video.reopen()
 
@@ -120,7 +121,7 @@ class FrameReader:
             for attempt, seconds in enumerate(_STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS):
                 if not self._video.seek(from_tick - round(seconds / self._video.time_base)):
                     break
-                frames = self._follow(self._pass(from_tick, sets_out=attempt == 0))
+                frames = self._follow(self._pass(from_tick, sets_out=self._sets_out and attempt == 0))
                 try:
                     first = next(frames, None)
                 except (VideoError, _WrongWay):
@@ -131,7 +132,7 @@ class FrameReader:
                     return
                 self.aim = None  # what does not begin as expected is looked at frame by frame until it has begun
             self._video.reopen()
-        yield from self._follow(self._pass(None, sets_out=from_tick is None))
+        yield from self._follow(self._pass(None, sets_out=self._sets_out and from_tick is None))
 
     def _follow(self, current: _Pass) -> Iterator[Shown]:
         """The frames of a pass and of those that its jumps lead to."""
