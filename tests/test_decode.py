@@ -324,6 +324,23 @@ def test_a_recording_whose_clock_starts_anew_has_one_timeline(tmp_path: Path) ->
     assert np.diff(seconds).tolist() == pytest.approx([0.5] * 7, abs=0.05)
 
 
+@pytest.mark.parametrize("sampling", ["all", "fps=5", "keyframes"])
+def test_streams_that_appear_on_the_way_do_not_disturb_the_one_that_is_read(tmp_path: Path, sampling: str) -> None:
+    """As where a recording's sound or a second camera begins later; there may be any number of them."""
+    make_video(tmp_path / "0.ts", num_frames=50, gop=10)
+    late = []
+    for number in range(1, 20):
+        command = ["ffmpeg", "-v", "error", "-i", "0.ts", "-c", "copy", "-frames:v", "2", "-streamid", f"0:{400 + number}",
+                   "-mpegts_pmt_start_pid", str(4100 + number), "-mpegts_service_id", str(number + 1)]  # fmt: skip
+        subprocess.run([*command, f"{number}.ts"], cwd=tmp_path, check=True)
+        late.append((tmp_path / f"{number}.ts").read_bytes())
+    (tmp_path / "all.ts").write_bytes((tmp_path / "0.ts").read_bytes() + b"".join(late))
+    frames, seconds, _ = read_frames(tmp_path / "all.ts", sampling=sampling, size=SPEC)
+    alone, alone_seconds, _ = read_frames(tmp_path / "0.ts", sampling=sampling, size=SPEC)
+    assert list(seconds) == list(alone_seconds)
+    assert np.array_equal(frames, alone)
+
+
 def test_a_range_gives_the_part_of_the_whole_sample_inside_it(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mp4", num_frames=200, gop=30, b_frames=2)
     for sampling in ("fps=3", "nearest_keyframe=0.7", "every=7", "count=11", "keyframes", "all"):

@@ -219,6 +219,8 @@ class Video:
                     raise VideoError("bounds", f"more than {self._bounds.max_packets} packets")
                 if packet.size:  # an empty one says "show the last picture again", but a decoder takes it for the end
                     yield packet
+        except IndexError:
+            pass  # PyAV's at the end, where a stream has appeared on the way: it has never heard of it
         except (av.FFmpegError, _NestedOpen) as error:
             self.fail(error, at_end=False)
         self._source.raise_failure()
