@@ -330,8 +330,9 @@ def test_streams_that_appear_on_the_way_do_not_disturb_the_one_that_is_read(tmp_
     make_video(tmp_path / "0.ts", num_frames=50, gop=10)
     late = []
     for number in range(1, 20):
-        command = ["ffmpeg", "-v", "error", "-i", "0.ts", "-c", "copy", "-frames:v", "2", "-streamid", f"0:{400 + number}",
-                   "-mpegts_pmt_start_pid", str(4100 + number), "-mpegts_service_id", str(number + 1)]  # fmt: skip
+        ids = ["-streamid", f"0:{400 + number}", "-mpegts_pmt_start_pid", f"{4100 + number}",
+               "-mpegts_service_id", f"{number + 1}"]  # fmt: skip
+        command = ["ffmpeg", "-v", "error", "-i", "0.ts", "-c", "copy", "-frames:v", "2", *ids]
         subprocess.run([*command, f"{number}.ts"], cwd=tmp_path, check=True)
         late.append((tmp_path / f"{number}.ts").read_bytes())
     (tmp_path / "all.ts").write_bytes((tmp_path / "0.ts").read_bytes() + b"".join(late))
