@@ -1,8 +1,11 @@
-"""Real clips in, files that no encoder made out: thousands of them, each from its number alone."""
+"""Real clips in, files that no encoder made out: thousands of them, each from its number alone. Shards likewise."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import struct
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,3 +143,66 @@ def hostile_file(number: int, clips: LazyClips, folder: Path) -> Path:
 def _start_of(clips: LazyClips, name: str) -> bytes:
     with clips[name].open("rb") as file:
         return file.read(LONGEST_BYTES)
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+_BLOCK = tarfile.BLOCKSIZE
+_SIZES = (b"\x80" + b"\xff" * 11, b"\xff" * 12, b"77777777777\0", b"00000000000\0", b"\x80" + bytes(6) + b"\xff" * 5)
+_KINDS = b"0123456789xgLKSVD\0Z"
+_DIGITS = b"\0\xff09\n ="
+
+
+def _shard(form: int) -> bytes:
+    """A good shard: sidecars, a long name, one that is not ASCII, and (as pax) a member with a map of holes."""
+    buffer = io.BytesIO()
+    members = {"a.json": b'{"a": [1, 2.5]}', "a.mp4": b"video" * 200, "b" * 150 + "/c.mp4": b"x" * 700, "é.mp4": b""}
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, data in {**members, "d.txt": b"text", "d.mp4": b"1"}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(data), 1.5
+            if form == tarfile.PAX_FORMAT and name == "d.mp4":
+                entry.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "10", "GNU.sparse.numblocks": "1"}
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _with_checksum(header: bytes) -> bytes:
+    blank = header[:148] + b" " * 8 + header[156:]
+    return blank[:148] + b"%06o\0 " % (sum(blank) % 8**6) + blank[156:]
+
+
+def _spoil(data: bytes, rng: Rng) -> bytes:
+    """Headers with an absurd size, of another type or of random bytes, their checksum right; blocks gone or twice."""
+    at = int(rng.integers(0, max(1, min(len(data) // _BLOCK, 20)))) * _BLOCK
+    header = bytearray(data[at : at + _BLOCK].ljust(_BLOCK, b"\0"))
+    what = int(rng.integers(6))
+    if what == 0:
+        header[124:136] = _SIZES[int(rng.integers(len(_SIZES)))]
+    elif what == 1:
+        header[156] = _KINDS[int(rng.integers(len(_KINDS)))]
+    elif what == 2:
+        for place in rng.integers(0, _BLOCK, 10):
+            header[place] = rng.integers(256)
+    elif what == 3:
+        return data[: int(rng.integers(1, max(2, len(data))))]
+    elif what == 4:
+        length = _BLOCK * int(rng.integers(1, 4))
+        return data[:at] + data[at : at + length] * int(rng.integers(0, 5)) + data[at + length :]
+    else:
+        mutated = bytearray(data)
+        for place in rng.integers(0, len(data), int(rng.integers(1, 100))):
+            mutated[place] = _DIGITS[int(rng.integers(len(_DIGITS)))]
+        return bytes(mutated)
+    return data[:at] + _with_checksum(bytes(header)) + data[at + _BLOCK :]
+
+
+def hostile_shard(number: int, folder: Path) -> Path:
+    """The shard of this number, in that folder: a good one, spoilt once or several times, by turns gzipped."""
+    rng = np.random.default_rng([20261125, number])
+    data = _shard((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[number % 3])
+    for _ in range(int(rng.integers(1, 5))):
+        data = _spoil(data, rng) or b"\0"
+    path = folder / f"{number:04d}.tar"
+    path.write_bytes(gzip.compress(data, 1) if number % 4 == 3 else data)
+    return path

@@ -31,7 +31,7 @@ from decoding import (
 )
 
 from vidbatch import schema, storage
-from vidbatch.decode import Decoder, read_frames
+from vidbatch.decode import Decoder, plan, read_frames
 from vidbatch.decoding.pictures import PictureMaker
 from vidbatch.decoding.types import TargetSize
 from vidbatch.schema import FrameSpec
@@ -118,6 +118,23 @@ def test_variable_frame_rates_and_late_starts_keep_their_times(tmp_path: Path) -
         # Seconds 0, 1, 2 show frames 0 and 4; 3 to 8 frame 6; 9 the last.
         assert numbers == [0, 4, 6, 7], suffix
         assert (seconds - seconds[0]).tolist() == pytest.approx([0.0, 0.402, 2.501, 9.0])
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg4", "avi"), ("libx264", "mp4"), ("libx264", "mkv")])
+def test_frames_ten_minutes_apart_are_given_at_their_times(tmp_path: Path, codec: str, suffix: str) -> None:
+    """The time base of such an AVI is ten minutes: a tick is more than the length of a clip."""
+    path = tmp_path / f"v.{suffix}"
+    make_video(path, codec=codec, fps=Fraction(1, 600), num_frames=30, gop=5, width=96, height=96)
+    for sampling, wanted in (("all", range(30)), ("fps=1", range(30)), ("keyframes", range(0, 30, 5))):
+        settings = config(sampling=sampling)
+        decoder = Decoder(settings, SMALL)
+        for rows in ([clip_row(path)], plan(clip_row(path), settings)):
+            parts = together(decoder(work(rows)), SMALL)
+            assert {part.error_kind for part in parts} == {None}, parts[0].last["error_message"]
+            frames = [number for part in parts for number in part.stamps]
+            assert frames == list(wanted)
+            assert [t for part in parts for t in part.pts_seconds] == [600.0 * number for number in wanted]
+        decoder.close()
 
 
 def test_a_grid_point_on_a_frame_border_is_never_the_frame_before(tmp_path: Path) -> None:

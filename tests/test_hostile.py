@@ -8,15 +8,20 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from bombs import BOMBS
 from clips import LazyClips
 from decoding import SMALL, clip_row, config, together, work
-from hostile import hostile_file
+from hostile import hostile_file, hostile_shard
 
-from vidbatch.decode import Decoder
-from vidbatch.errors import ERROR_KINDS
+from vidbatch import storage
+from vidbatch.config import LabelConfig
+from vidbatch.decode import Decoder, plan
+from vidbatch.errors import ERROR_KINDS, VideoError
+from vidbatch.source import DoneVideos, read_work
 from vidbatch.testing import make_video
 
 NUM_QUICK, NUM_ALL = 50, 2000
@@ -75,6 +80,70 @@ def test_two_thousand_hostile_files_are_as_many_rows(decoder: Decoder, clips: La
     kinds = assert_all_are_rows(decoder, range(NUM_QUICK, NUM_ALL), clips, tmp_path)
     print(dict(kinds))
     assert kinds.total() == NUM_ALL - NUM_QUICK
+
+
+def test_five_hundred_hostile_shards_are_clips_or_say_what_is_wrong(tmp_path: Path) -> None:
+    kinds: Counter[str] = Counter()
+    for number in range(500):
+        path = hostile_shard(number, tmp_path)
+        wanted = LabelConfig(inputs=(str(path),), output=str(tmp_path / "output"))
+        began = time.monotonic()
+        walked, kept = (list(read_work(wanted, DoneVideos(), lambda clip: [clip], part=0, num_parts=1)) for _ in "12")
+        assert walked == kept  # whether it is walked, or what the first walk kept is read
+        assert time.monotonic() - began < 10, path.name
+        clips = [clip for table in walked for clip in table["clips"][0].as_py()]
+        assert clips, path.name
+        for clip in clips:
+            kinds[clip["error_kind"] or "ok"] += 1
+            assert clip["error_kind"] is None or clip["error_message"]
+            if clip["error_kind"] is None:
+                with suppress(VideoError), storage.open_clip(clip) as stream:
+                    assert len(stream.read(2000)) <= max(0, clip["size_bytes"])
+        path.unlink()
+    assert {"ok", "corrupt", "truncated", "unsupported"} <= kinds.keys()
+    assert {path.name for path in tmp_path.iterdir()} <= {"output"}  # nothing was unpacked
+
+
+# --- files that are more than they seem -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bombs")
+    made = {}
+    for maker in BOMBS:
+        data = maker(folder)
+        assert len(data) < 100_000, maker.__name__
+        made[maker.__name__] = folder / maker.__name__
+        made[maker.__name__].write_bytes(data)
+    return made
+
+
+@pytest.mark.parametrize("sampling", ["all", "fps=1", "count=8"])
+def test_a_bomb_is_a_row_in_little_time_and_memory(bombs: dict[str, Path], sampling: str) -> None:
+    settings = config(sampling=sampling, decode_timeout_seconds=TIMEOUT_SECONDS, decode_memory_mb=512)
+    decoder = Decoder(settings, SMALL)
+    for maker, kinds in BOMBS.items():
+        path = bombs[maker.__name__]
+        row = clip_row(path, size_bytes=path.stat().st_size)
+        began = time.monotonic()
+        [clip] = together(decoder(work([row])), SMALL)
+        assert (clip.error_kind or "ok") in kinds, (maker.__name__, clip.last["error_message"])
+        assert (clip.error_kind is None) == (len(clip.frames) > 0 and not clip.last["error_message"])
+        assert len(plan(row, settings)) == 1, maker.__name__
+        assert time.monotonic() - began < TIMEOUT_SECONDS, maker.__name__
+        assert peak_mb(decoder) < (600 if "memory" in kinds else 250), maker.__name__
+    decoder.close()
+
+
+def test_a_day_of_black_is_as_long_as_is_allowed(bombs: dict[str, Path]) -> None:
+    """The bound is what refused it: with a wider one it is a video like any other."""
+    for seconds, kind in ((99_000, "bounds"), (200_000, None)):
+        decoder = Decoder(config(sampling="all", max_duration_seconds=seconds), SMALL)
+        [clip] = together(decoder(work([clip_row(bombs["a_day_of_black"])])), SMALL)
+        decoder.close()
+        assert clip.error_kind == kind
+    assert len(clip.frames) == 100
 
 
 # --- files that ask for others ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,51 @@ def test_bad_videos_become_rows_with_their_reason_and_harm_nobody(
     assert result.is_acceptable
     assert again.record.videos == 2  # a rerun tries the missing and the forbidden one again, the broken ones not
     assert "secret" not in json.dumps([comparable(result), result.record.message], default=str)
+
+
+STRANGE = ["new\nline ", "\x1b[31mred ", "*[a]?#%41 ", "'; drop table videos; -- ", "{long}", "\udcff\udcfe "]
+STRANGE_MEMBERS = ["../../../", "/etc/", "nul\0", "{4 KB}", "\udcff\udcfe ", "tab\t\r\n"]
+
+
+def test_strange_names_are_rows_that_any_reader_opens_and_name_no_other_file(
+    tmp_path: Path, stamped: dict[int, Path], stamp_model: str
+) -> None:
+    import duckdb
+    import pandas as pd
+    import polars
+
+    archive = tmp_path / "deep" / "er" / "archive"
+    archive.mkdir(parents=True)
+    for number, name in enumerate(STRANGE, start=1):
+        own = stamped[number].name
+        name = name.replace("{long}", "é" * ((255 - len(own)) // 2))
+        shutil.copy(stamped[number], archive / (name + own))
+    with tarfile.open(archive / "shard.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for number, name in enumerate(STRANGE_MEMBERS, start=1 + len(STRANGE)):
+            own, data = stamped[number].name, stamped[number].read_bytes()
+            for _ in range(2):  # the second of a name is none
+                entry = tarfile.TarInfo("in the old header")
+                entry.pax_headers = {"path": name.replace("{4 KB}", "é" * 2000) + own}
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            entry = tarfile.TarInfo("special-video-99.mp4")
+            entry.type, entry.linkname = kind, str(stamped[1])
+            tar.addfile(entry)
+    before = set(tmp_path.rglob("*"))
+    output = tmp_path / "out"
+    result = vidbatch.label(archive, output=output, model=stamp_model)
+    assert_each_row_is_of_its_video(result, set(range(1, 13)))
+    assert {path for path in tmp_path.rglob("*") if output not in (path, *path.parents)} == before
+    names = sorted((row["url"], row["member"] or "") for row in comparable(result)[0])
+    files = f"{output}/videos/*.parquet"
+    with_duckdb = duckdb.sql(f"select url, coalesce(member, '') from '{files}'").fetchall()
+    with_pandas = pd.read_parquet(output / "videos").fillna({"member": ""})
+    with_polars = polars.read_parquet(files).with_columns(polars.col("member").fill_null("")).select("url", "member")
+    assert sorted(with_duckdb) == names
+    assert sorted(zip(with_pandas["url"], with_pandas["member"], strict=True)) == names
+    assert sorted(with_polars.rows()) == names
+    assert vidbatch.label(archive, output=output, model=stamp_model).record.state == "nothing_to_do"
 
 
 @pytest.mark.parametrize(

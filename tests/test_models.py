@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -381,6 +384,17 @@ BAD: dict[str, tuple[Callable[[State], Any], str]] = {
     "a key is missing": (lambda s: without(s, "conv5.1.bias"), "has no 'conv5.1.bias', which the network needs"),
     "the last layer is missing": (lambda s: without(s, "fc.weight"), "has no 'fc.weight', which the network needs"),
     "a key too many": (lambda s: {**s, "fc2.bias": torch.ones(3)}, "holds 'fc2.bias', which the network does not have"),
+    "numbers for names": (lambda s: dict(enumerate(s.values())), "holds no state dict"),
+    "integers": (lambda s: {**s, "fc.bias": s["fc.bias"].long()}, "'fc.bias' holds int64 where the network has floats"),
+    "complex numbers": (lambda s: {**s, "fc.bias": s["fc.bias"] * 1j}, "holds complex64 where the network has floats"),
+    "sparse": (lambda s: {**s, "fc.bias": s["fc.bias"].to_sparse()}, "'fc.bias' holds sparse_coo float32 where"),
+    "no data": (lambda s: {**s, "fc.bias": s["fc.bias"].to("meta")}, "'fc.bias' holds nothing where"),
+    "a number for a last layer": (lambda s: {**s, "fc.weight": torch.ones(())}, "has shape () instead of ('classes',"),
+    "no class": (lambda s: {**s, "fc.weight": torch.ones(0, 1024)}, "has shape (0, 1024) instead of ('classes', 1024)"),
+    "classes without end": (
+        lambda s: {**s, "fc.weight": torch.ones(1, 1024).expand(2**40, 1024)},
+        "'fc.weight' is no plain array of numbers",
+    ),
     "a wrong shape": (lambda s: {**s, "fc.bias": torch.ones(3)}, "'fc.bias' has shape (3,) instead of (1000,)"),
     "not a number": (lambda s: {**s, "fc.bias": s["fc.bias"] * float("nan")}, "gives no finite scores"),
     "a list": (lambda s: list(s.values()), "holds no state dict"),
@@ -429,11 +443,70 @@ class Exploit:
         return os.system, (f"touch {self.touched}",)
 
 
-def test_code_inside_weights_is_refused_and_never_runs(tmp_path: Path) -> None:
-    path = to_file(tmp_path / "w.pth", {**random_state(), "fc.bias": Exploit(tmp_path / "touched")})
-    with pytest.raises(ModelError, match="not a state dict that torch can load safely"):
-        load_spec(find_model(f"{SMALL}@{path}"))
-    assert not (tmp_path / "touched").exists()
+def tar_that_leads_out(target: Path) -> bytes:
+    """A file as the first versions of torch wrote them, which were unpacked to be loaded."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("storages", "tensors", "pickle", f"..{target}", str(target)):
+            tar.addfile(tarfile.TarInfo(name))
+    return buffer.getvalue()
+
+
+def saved(content: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def safetensors_of(header: dict[str, Any], length: int | None = None) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(64)
+
+
+ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+HOSTILE: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "code": (lambda t: saved({"fc.bias": Exploit(t)}), "it holds posix.system, which would be run"),
+    "code in an old file": (
+        lambda t: saved({"fc.bias": Exploit(t)}, _use_new_zipfile_serialization=False),
+        "it holds posix.system, which would be run",
+    ),
+    "code in a plain pickle": (lambda t: pickle.dumps(Exploit(t)), "not a state dict that torch can load safely"),
+    "code in the oldest pickle": (lambda t: pickle.dumps(Exploit(t), 0), "not a state dict that torch can load safely"),
+    "a whole module": (lambda _: saved(torch.nn.Linear(2, 2)), "it holds torch.nn.modules.linear.Linear, which would"),
+    "a tar": (tar_that_leads_out, "not a state dict that torch can load safely"),
+    "a header without end": (lambda _: safetensors_of({"a": ONE}, 2**62), "header too large"),
+    "a header of 2 GB": (lambda _: safetensors_of({"a": ONE}, 2**31), "header too large"),
+    "an unknown type": (lambda _: safetensors_of({"a": {**ONE, "dtype": "F99"}}), "unknown variant `F99`"),
+    "a type torch has not": (
+        lambda _: safetensors_of({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}),
+        "not a readable safetensors file",
+    ),
+    "a shape without end": (lambda _: safetensors_of({"a": {**ONE, "shape": [2**40, 2**40]}}), "overflow"),
+    "data beyond the end": (lambda _: safetensors_of({"a": {**ONE, "data_offsets": [0, 2**60]}}), "not a readable"),
+}
+HOLDERS = (f"{SMALL}@{{}}/w.pth", "timm:test_resnet@{}/w.pth", "efficientnet-lite0@{}/w.pth", "file:{}/bundle")
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_weights_are_refused_in_one_sentence_and_nothing_of_them_runs(tmp_path: Path, what: str) -> None:
+    pytest.importorskip("timm")
+    make, sentence = HOSTILE[what]
+    touched = tmp_path / "touched"
+    content = make(touched)
+    small_bundle(tmp_path / "bundle")
+    for path in (tmp_path / "w.pth", tmp_path / "bundle" / "model.safetensors"):
+        path.write_bytes(content)
+    for holder in HOLDERS:
+        text = holder.format(tmp_path)
+        with pytest.raises(ModelError) as caught:
+            load_spec(find_model(text))
+        message = str(caught.value)
+        assert sentence in message, text
+        assert str(tmp_path) in message
+        assert "\n" not in message
+        assert len(message) < 500 + len(text)
+        assert "weights_only" not in message  # torch's advice to load it nevertheless
+    assert not touched.exists()
 
 
 def test_lite0_weights_in_another_order_are_refused_not_mixed_up(tmp_path: Path) -> None:
@@ -512,8 +585,6 @@ def small_bundle_at(place: Path, state: State) -> Path:
     ],
 )
 def test_a_wrong_bundle_config_names_the_field(tmp_path: Path, change: Mapping[str, Any], sentence: str) -> None:
-    import json
-
     small_bundle(tmp_path / "b")
     path = tmp_path / "b" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -6,7 +6,7 @@ import pytest
 
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
-from vidbatch.pipeline import Pools, pool_sizes
+from vidbatch.pipeline import Pools, blocks_not_picked_up, pool_sizes
 
 LISTING_CPUS = 0.01
 
@@ -78,3 +78,12 @@ def test_a_gpu_is_left_alone_when_the_cpu_is_asked_for() -> None:
 def test_cuda_without_a_gpu_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="device"):
         pools_of([{"CPU": 8.0}], device="cuda")
+
+
+def test_blocks_that_wait_to_be_picked_up_have_room_in_the_store() -> None:
+    gib = 2**30
+    assert blocks_not_picked_up(7 * gib, 2) == 8  # a small machine with Ray's usual share of its memory
+    assert blocks_not_picked_up(64 * 0.6 * gib, 64) == 8  # two gigabytes a core
+    assert blocks_not_picked_up(0.5 * gib, 2) == 4
+    assert blocks_not_picked_up(0.1 * gib, 2) == 2
+    assert blocks_not_picked_up(0.0, 8) == 2  # not known

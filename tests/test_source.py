@@ -14,6 +14,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import pytest
 from servers import HttpServer, MotoServer
 from tars import make_tar
 
-from vidbatch import blocks, source, storage
+from vidbatch import blocks, publish, schema, source, storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ERROR_KINDS, ConfigError
 from vidbatch.schema import CLIP, WORK
@@ -236,9 +237,43 @@ def test_every_tar_format_is_read(tmp_path: Path, format_: int) -> None:
         hard.type, hard.linkname = tarfile.LNKTYPE, "a.mp4"
         for special in (folder, link, hard):
             tar.addfile(special)
+        for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, b"Z"):
+            special = tarfile.TarInfo(f"special-{kind[0]}.mp4")
+            special.type = kind
+            tar.addfile(special)
     clips = pending(tmp_path)
     assert [clip["member"] for clip in clips] == ["a.mp4", "b/" * 40 + "c.mp4"]
     assert [content(clip) for clip in clips] == [b"a" * 700, b"b" * 700]
+
+
+STRANGE_NAMES = {
+    "../../up.mp4": "../../up.mp4",
+    "/etc/absolute.mp4": "/etc/absolute.mp4",
+    "new\nline.mp4": "new\nline.mp4",
+    "nul\0.mp4": "nul\0.mp4",
+    "\x1b[31mred.mp4": "\x1b[31mred.mp4",
+    "\udcff.mp4": "\\xff.mp4",
+    "é" * 2000 + ".mp4": "é" * 2000 + ".mp4",
+    "s.tar": "s.tar",
+    "'; drop table videos; --.mp4": "'; drop table videos; --.mp4",
+}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_strange_names_of_members_are_names_and_nothing_else(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "deep" / "er" / ("s.tar.gz" if mode == "w:gz" else "s.tar")
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as tar:
+        for number, name in enumerate(STRANGE_NAMES):
+            entry = tarfile.TarInfo("in the old header")
+            entry.pax_headers = {"path": name}
+            entry.size = 1
+            tar.addfile(entry, io.BytesIO(b"%d" % number))
+    before = sorted(tmp_path.rglob("*"))
+    clips = pending(path)
+    assert [clip["member"] for clip in clips] == list(STRANGE_NAMES.values())
+    assert [content(clip) for clip in clips] == [b"%d" % number for number in range(len(STRANGE_NAMES))]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_names_that_are_not_unicode_and_names_given_twice(tmp_path: Path) -> None:
@@ -275,6 +310,28 @@ def damaged(tmp_path: Path, kind: str) -> Path:
             data[header : header + 512] = b"\xff" * 512
         case "damaged size":
             data[header + 124 : header + 136] = b"\xff" * 12  # a negative number of bytes
+        case "absurd size":
+            entry = tarfile.TarInfo("x.mp4")
+            entry.size = 2**80
+            data[header : header + 512] = entry.tobuf(tarfile.GNU_FORMAT)
+        case "absurd pax size":
+            entry = tarfile.TarInfo("x.mp4")
+            entry.pax_headers = {"size": str(2**80)}
+            data[header:] = entry.tobuf(tarfile.PAX_FORMAT)
+        case "negative metadata":
+            entry = tarfile.TarInfo("x")
+            entry.type, entry.size = tarfile.XHDTYPE, -(2**20)
+            data[header : header + 512] = entry.tobuf(tarfile.GNU_FORMAT)
+        case "map of holes without end":
+            entry = tarfile.TarInfo("x.mp4")
+            entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x.mp4"}
+            entry.size = 5 * MIB
+            data[header:] = entry.tobuf(tarfile.PAX_FORMAT) + b"1000000000\n" + b"10\n" * (5 * MIB // 3)
+        case "huge metadata for all":
+            for number in range(3):  # none alone is too much
+                pax = tarfile.TarInfo.create_pax_global_header({f"key-{number}": "x" * (MIB // 2)})  # type: ignore[attr-defined]
+                data[header + number * len(pax) :] = pax
+            data += tarfile.TarInfo("x.mp4").tobuf()
         case "huge metadata":
             entry = tarfile.TarInfo("x")
             entry.type, entry.size = tarfile.XHDTYPE, 2**32
@@ -306,6 +363,11 @@ def damaged(tmp_path: Path, kind: str) -> Path:
         ("cut between members", 5, "truncated"),
         ("damaged header", 5, "corrupt"),
         ("damaged size", 5, "corrupt"),
+        ("absurd size", 5, "corrupt"),
+        ("absurd pax size", 5, "corrupt"),
+        ("negative metadata", 5, "corrupt"),
+        ("map of holes without end", 5, "corrupt"),
+        ("huge metadata for all", 5, "corrupt"),
         ("huge metadata", 5, "corrupt"),
         ("metadata without end", 5, "corrupt"),
         ("cut gz", None, "truncated"),
@@ -330,6 +392,58 @@ def test_a_damaged_shard_is_one_failed_row_after_the_members_before_the_damage(
             assert content(clip) == BIG[clip["member"]]
     if kind == "cut in a member":
         assert len(content(members[5])) < 100_000
+
+
+NESTED = {"[": "]", '{"a":': "}"}
+
+
+@pytest.mark.parametrize("opening", NESTED)
+@pytest.mark.parametrize("levels", [50, 400, 600, 900, 980, 100_000])
+@pytest.mark.parametrize("inmost", ["1", "NaN", '"\\ud800"'])
+def test_however_deep_a_sidecar_is_its_video_is_found(tmp_path: Path, opening: str, levels: int, inmost: str) -> None:
+    sidecar = opening * levels + inmost + NESTED[opening] * levels
+    make_tar(tmp_path / "s.tar", {"a.mp4": b"1", "a.json": sidecar.encode()})
+    wanted = config(tmp_path / "s.tar").model_copy(update={"output": str(tmp_path / "output")})
+    for _ in range(2):  # walked, then by what the first walk kept
+        [table] = source.read_work(wanted, NOTHING, never, part=0, num_parts=1)
+        [clip] = table["clips"][0].as_py()
+        assert (clip["member"], clip["error_kind"]) == ("a.mp4", None)
+        assert clip["metadata"].startswith('{"json": ')
+        if levels == 50:
+            expected = sidecar.replace("NaN", "null")
+            assert json.loads(clip["metadata"])["json"] == json.loads(expected)
+
+
+def gigabytes_of_sidecars(path: Path, kind: str) -> int:
+    """A small gzipped shard that says much; how many videos it holds."""
+    sidecar = b'["' + bytes(MIB - 10).replace(b"\0", b"a") + b'"]'
+    if kind == "each its own":
+        members = {f"{number}.{end}": d for number in range(300) for end, d in (("json", sidecar), ("mp4", b"1"))}
+    elif kind == "all of one":
+        members = {"a.json": sidecar, **{f"a.{number}.mp4": b"1" for number in range(300)}}
+    else:
+        members = {f"a.{number}.json": sidecar for number in range(300)} | {f"a.{n}.mp4": b"1" for n in range(300)}
+    make_tar(path, members, "w:gz")
+    assert path.stat().st_size < MIB
+    return 300
+
+
+@pytest.mark.parametrize("kind", ["each its own", "all of one", "all in one group"])
+def test_a_small_shard_that_unpacks_to_much_text_is_walked_in_bounded_memory(tmp_path: Path, kind: str) -> None:
+    num_videos = gigabytes_of_sidecars(tmp_path / "s.tar.gz", kind)
+    wanted = config(tmp_path / "s.tar.gz").model_copy(update={"output": str(tmp_path / "output")})
+    text_bytes = 0
+    tracemalloc.start()
+    for table in source.read_work(wanted, NOTHING, never, part=0, num_parts=1):
+        clips = table["clips"][0].as_py()
+        num_videos -= len(clips)
+        text_bytes += sum(len(clip["metadata"] or "") for clip in clips)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num_videos == 0
+    assert peak < 200 * MIB
+    if kind != "each its own":  # a megabyte that is there once is not written three hundred times
+        assert text_bytes <= 20 * MIB
 
 
 def test_a_sparse_member_is_said_to_be_unsupported(tmp_path: Path) -> None:
@@ -645,6 +759,14 @@ def test_values_without_a_json_type_are_kept_as_text(tmp_path: Path) -> None:
     }
 
 
+def test_however_deep_a_manifest_s_values_are_their_video_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    for levels in (600, 900):
+        (tmp_path / "m.jsonl").write_text('{"url": "a.mp4", "x": ' + "[" * levels + "NaN" + "]" * levels + "}")
+        [clip] = pending(tmp_path / "m.jsonl")
+        assert clip["metadata"].startswith('{"x": [[[')
+
+
 def test_a_folder_or_glob_of_manifests_is_all_of_them(tmp_path: Path) -> None:
     (tmp_path / "all.parquet").mkdir()
     for number in range(3):
@@ -735,6 +857,79 @@ def test_memory_stays_flat_while_many_videos_are_found(tmp_path: Path) -> None:
             tracemalloc.stop()
 
     assert peak_bytes(12_000) < peak_bytes(4_000) + 5 * MIB
+
+
+MILLION = """
+import json, sys
+from vidbatch import publish, source
+from vidbatch.config import LabelConfig
+
+def resident_mb(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+
+config = LabelConfig(inputs=(sys.argv[1],), output=sys.argv[2])
+before = resident_mb("VmRSS")
+layout = publish.read_layout(config)
+published = publish.Published(config.output, layout)
+done = source.DoneVideos(published.done(sys.argv[3], retry_failed=False))
+urls = [clip["url"] for clip in source.iter_pending(config, done)]
+print(json.dumps({"done": len(done), "urls": urls, "grown_mb": resident_mb("VmHWM") - before}))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_ten_of_a_million_videos_without_a_row_are_found_in_bounded_memory(tmp_path: Path) -> None:
+    """The same thousand files by a thousand names each: links are followed, and each name is a video."""
+    (tmp_path / "files").mkdir()
+    for number in range(1000):
+        (tmp_path / "files" / f"{number:03}.mp4").touch()
+        os.utime(tmp_path / "files" / f"{number:03}.mp4", (1, 1))
+    archive, output = tmp_path / "archive", str(tmp_path / "output")
+    archive.mkdir()
+    for number in range(1000):
+        (archive / f"{number:03}").symlink_to(tmp_path / "files")
+    folder = storage.normalise(str(archive))
+    missing = {f"{folder}/{number:03}/{7 * number % 1000:03}.mp4" for number in range(0, 1000, 100)}
+    urls = (f"{folder}/{a:03}/{b:03}.mp4" for a in range(1000) for b in range(1000))
+    layout = publish.open_layout(config(archive).model_copy(update={"output": output}))
+    publish_rows(output, layout, [url for url in urls if url not in missing])
+    command = [sys.executable, "-c", MILLION, str(archive), output, "digest"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["done"] == 999_990
+    assert sorted(found["urls"]) == sorted(missing)
+    print(found["grown_mb"])
+    assert found["grown_mb"] < 300
+
+
+def publish_rows(output: str, layout: publish.Layout, urls: list[str]) -> None:
+    """The `videos` table of a run that labelled these empty files, written bucket by bucket as publishing would."""
+    buckets: list[list[tuple[str, str]]] = [[] for _ in range(layout.buckets)]
+    for url in urls:
+        name = source.video_id(url, None)
+        buckets[layout.bucket_of(name)].append((name, url))
+    version = storage.stat(urls[0]).content_version
+    top_k = [{"label": f"label {number}", "score": 0.1} for number in range(5)]
+    every: dict[str, Any] = {"content_version": version, "status": "ok", "num_frames_sampled": 1, "label": "label 0"}
+    every |= {
+        "model": "m",
+        "config_digest": "digest",
+        "run_id": "run",
+        "finished_at": datetime.now(UTC),
+        "top_k": top_k,
+    }
+    for number, rows in enumerate(buckets):
+        columns = [
+            pa.array([row[0 if field.name == "video_id" else 1] for row in rows], field.type)
+            if field.name in ("video_id", "url")
+            else pa.repeat(pa.scalar(every.get(field.name), field.type), len(rows))
+            for field in schema.VIDEOS
+        ]
+        table = pa.table(columns, schema=schema.VIDEOS)
+        storage.put(storage.join(output, "videos", layout.file_name(number)), publish.encode_parquet(table))
 
 
 def test_finding_needs_neither_ray_nor_torch_nor_s3(tmp_path: Path) -> None:

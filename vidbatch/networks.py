@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import struct
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -34,6 +36,8 @@ _UNREADABLE: Final = (
     OverflowError, struct.error,
 )  # fmt: skip
 """What torch.load raises for files that are not its own, depending on where in the file it notices."""
+
+_CODE: Final = re.compile(r"GLOBAL ([\w.]+)")
 
 State = Mapping[str, Tensor]
 
@@ -146,7 +150,8 @@ def read_state(weights: bytes, where: str) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    is_state = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not state or not is_state:
         raise ModelError(f"{where}: holds no state dict (names and tensors)")
     for prefix in ("module.", "_orig_mod.", "model.") * 2:
         if all(name.startswith(prefix) for name in state):
@@ -161,13 +166,25 @@ def _load(weights: bytes, where: str) -> Any:
     if weights[8:9] == b"{":  # safetensors: 8 bytes of length, then JSON
         try:
             return load(weights)
-        except SafetensorError as error:
+        except (SafetensorError, *_UNREADABLE) as error:  # KeyError: a type of numbers that torch has not
             raise ModelError(f"{where}: not a readable safetensors file: {error}") from error
     try:
-        return torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a file that is refused anyway
+            return torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ModelError(f"{where}: not a state dict that torch can load safely: {reason}") from error
+        raise ModelError(f"{where}: not a state dict that torch can load safely: {_why_not(error)}") from None
+
+
+def _why_not(error: Exception) -> str:
+    """The one thing to know of torch's page of advice, most of which is how to run what a file holds after all."""
+    text = str(error).strip()
+    if code := _CODE.search(text):
+        return f"it holds {code[1]}, which would be run; save the state_dict() alone"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive; save the state_dict() alone"
+    if "weights_only" in text:
+        return "it is nothing that torch.save writes of names and tensors"
+    return text.partition("\n")[0][:200] or type(error).__name__
 
 
 def _fill(module: nn.Module, state: State, where: str) -> nn.Module:
@@ -185,11 +202,23 @@ def _fill(module: nn.Module, state: State, where: str) -> nn.Module:
         if state[name].shape != value.shape:
             shapes = f"{tuple(state[name].shape)} instead of {tuple(value.shape)}"
             raise ModelError(f"{where}: {name!r} has shape {shapes}")
+        if value.is_floating_point() and not _holds_floats(state[name]):
+            raise ModelError(f"{where}: {name!r} holds {_kind_of(state[name])} where the network has floats")
     for name in state:
         if name not in wanted:
             raise ModelError(f"{where}: holds {name!r}, which the network does not have")
     module.load_state_dict(dict(state))
     return module
+
+
+def _holds_floats(value: Tensor) -> bool:
+    is_there = value.layout == torch.strided and not value.is_meta
+    return is_there and value.is_floating_point() and not value.is_quantized
+
+
+def _kind_of(value: Tensor) -> str:
+    what = "nothing" if value.is_meta else str(value.dtype).removeprefix("torch.")
+    return what if value.layout == torch.strided else f"{value.layout} {what}".removeprefix("torch.")
 
 
 def _in_order(wanted: State, state: State, where: str) -> dict[str, Tensor]:
@@ -227,11 +256,22 @@ def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str) -> 
     last = _probe(plain, frame, where).classifier
     if isinstance(plain, EfficientNetLite0) and last + ".weight" not in state:
         state = _in_order(plain.state_dict(), state, where)
-    if last + ".weight" not in state:
-        raise ModelError(f"{where}: has no {last + '.weight'!r}, which the network needs")
-    num_classes = state[last + ".weight"].shape[0]
+    num_classes = _num_classes(state, plain.state_dict(), last + ".weight", where)
     module = _fill(make_module(architecture, num_classes, frame), state, where)
     return _probe(module, frame, where, check=True)
+
+
+def _num_classes(state: State, plain: State, name: str, where: str) -> int:
+    """How many classes the last layer has; before a network of that size is made, it is made sure of that it is one."""
+    if name not in state:
+        raise ModelError(f"{where}: has no {name!r}, which the network needs")
+    weight, wanted = state[name], plain[name]
+    if not weight.numel() or weight.ndim != wanted.ndim:  # what is in each is compared when the network is filled
+        shapes = f"{tuple(weight.shape)} instead of {('classes', *wanted.shape[1:])}"
+        raise ModelError(f"{where}: {name!r} has shape {shapes}")
+    if weight.is_meta or weight.layout != torch.strided or 0 in weight.stride():  # one number, said to be any number
+        raise ModelError(f"{where}: {name!r} is no plain array of numbers")
+    return weight.shape[0]
 
 
 def _probe(module: nn.Module, frame: FrameSpec, where: str, *, check: bool = False) -> Facts:

@@ -29,8 +29,13 @@ _BLOCK_BYTES: Final = 2**18
 _PAGE_MEMBERS: Final = 256
 # A worker that meets members of two gzipped shards by turns would unpack both again and again.
 _PAGE_MEMBERS_GZIPPED: Final = 100_000
+_PAGE_BYTES: Final = 16 * 2**20
+"""Of names and sidecars: a page that holds more ends, however few its members are."""
 _INDEXED_MEMBERS: Final = 100_000
-"""A shard of more members, each some hundred bytes in memory, is walked by every run."""
+_INDEXED_BYTES: Final = 64 * 2**20
+"""A shard of more members, each some hundred bytes in memory, or with more to say of them, is walked by every run."""
+_MOST_LEVELS: Final = 100
+"""What is nested deeper than this is left out where JSON cannot be written otherwise."""
 
 _NOT_VIDEO: Final = frozenset(
     {
@@ -92,8 +97,8 @@ class ShardIndexes:
         self._folder = folder
         self._writes = writes
 
-    def read(self, shard: StoredObject) -> tuple[list[storage_tar.Member], bool] | None:
-        """The members that may be videos, and whether the shard is gzipped; None if it is to be walked."""
+    def read(self, shard: StoredObject) -> tuple[list[dict[str, Any]], bool] | None:
+        """A row for each member that may be a video, and whether the shard is gzipped; None if it is to be walked."""
         if not _tells_changes(shard):
             return None
         try:
@@ -101,17 +106,17 @@ class ShardIndexes:
             if content is None:
                 return None
             table = pq.read_table(io.BytesIO(content), use_threads=False)
-            rows = table.to_pylist()
-            members = [storage_tar.Member(**row | {"metadata": json.loads(row["metadata"])}) for row in rows]
-        except (StorageError, OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+            rows: list[dict[str, Any]] = table.to_pylist()
+            for row in rows:  # none is kept: what sidecars say takes many times the memory of its text
+                _kept_member(row)
+        except (StorageError, OSError, ValueError, TypeError, KeyError, RecursionError, pa.ArrowException):
             return None
-        return members, (table.schema.metadata or {}).get(b"gzipped") == b"1"
+        return rows, (table.schema.metadata or {}).get(b"gzipped") == b"1"
 
-    def write(self, shard: StoredObject, members: list[storage_tar.Member], *, gzipped: bool) -> None:
-        """Keep what a walk found."""
+    def write(self, shard: StoredObject, rows: list[dict[str, Any]], *, gzipped: bool) -> None:
+        """Keep what a walk found: rows of the schema."""
         if not self._writes or not _tells_changes(shard):
             return
-        rows = [member._asdict() | {"metadata": _json(member.metadata)} for member in members]
         buffer = io.BytesIO()
         with_kind = self._SCHEMA.with_metadata({"gzipped": "1" if gzipped else "0"})
         pq.write_table(pa.Table.from_pylist(rows, schema=with_kind), buffer, compression="zstd")
@@ -121,6 +126,10 @@ class ShardIndexes:
     def _url(self, shard: StoredObject) -> str:
         name = hashlib.blake2b(f"{shard.url}\0{shard.content_version}".encode(), digest_size=16).hexdigest()
         return storage.join(self._folder, f"{name}.parquet")
+
+
+def _kept_member(row: dict[str, Any]) -> storage_tar.Member:
+    return storage_tar.Member(**row | {"metadata": json.loads(row["metadata"])})
 
 
 def _tells_changes(shard: StoredObject) -> bool:
@@ -158,14 +167,14 @@ def _next_page(pages: Iterator[list[Clip]]) -> tuple[list[Clip], list[Iterator[l
 def _all_members(item: Found, indexes: ShardIndexes | None) -> Iterator[list[Clip]]:
     kept = None if indexes is None else indexes.read(item.object)
     if kept is not None:
-        members, gzipped = kept
+        rows, gzipped = kept
         size = _PAGE_MEMBERS_GZIPPED if gzipped else _PAGE_MEMBERS
-        for start in range(0, len(members), size):
-            yield [_clip(item, member, gzipped=gzipped) for member in members[start : start + size]]
+        for start in range(0, len(rows), size):
+            yield [_clip(item, _kept_member(row), gzipped=gzipped) for row in rows[start : start + size]]
         return
     page: list[Clip] = []
-    walked: list[storage_tar.Member] = []
-    num_videos = 0
+    page_bytes = num_videos = num_bytes = 0
+    walked: list[dict[str, Any]] | None = []
     gzipped = False
     problem: VideoError | None = None
     try:
@@ -174,20 +183,25 @@ def _all_members(item: Found, indexes: ShardIndexes | None) -> Iterator[list[Cli
             for member in storage_tar.members(stream):
                 if not may_be_video(member.name):
                     continue
-                num_videos += 1
-                if num_videos <= _INDEXED_MEMBERS:
-                    walked.append(member)
+                row = member._asdict() | {"metadata": _json(member.metadata)}
+                size = len(member.name) + len(row["metadata"])
+                num_videos, num_bytes = num_videos + 1, num_bytes + size
+                if num_videos > _INDEXED_MEMBERS or num_bytes > _INDEXED_BYTES:
+                    walked = None
+                elif walked is not None:
+                    walked.append(row)
                 page.append(_clip(item, member, gzipped=gzipped))
-                if len(page) >= (_PAGE_MEMBERS_GZIPPED if gzipped else _PAGE_MEMBERS):
+                page_bytes += size
+                if len(page) >= (_PAGE_MEMBERS_GZIPPED if gzipped else _PAGE_MEMBERS) or page_bytes > _PAGE_BYTES:
                     yield page
-                    page = []
+                    page, page_bytes = [], 0
     except VideoError as error:
         problem = error
     if problem is None and not num_videos:
         problem = VideoError("empty", "the shard has no member that may be a video")
     if problem is not None:
         page.append(_clip(item, problem=problem))
-    elif indexes is not None and num_videos == len(walked):
+    elif indexes is not None and walked is not None:
         indexes.write(item.object, walked, gzipped=gzipped)
     yield page
 
@@ -258,8 +272,8 @@ def _json(metadata: dict[str, Any]) -> str:
         text.encode()
     except UnicodeEncodeError:
         return json.dumps(metadata, allow_nan=False, default=_json_text)
-    except ValueError:
-        return _json(_finite(metadata))
+    except (ValueError, RecursionError):
+        return _json(_writable(metadata, _MOST_LEVELS))
     return text
 
 
@@ -267,10 +281,10 @@ def _json_text(value: Any) -> Any:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
-def _finite(value: Any) -> Any:
-    """The same with null for the numbers that JSON has not."""
+def _writable(value: Any, levels: int) -> Any:
+    """The same with null for the numbers that JSON has not, and for what is nested deeper than so many levels."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _writable(inner, levels - 1) for key, inner in value.items()} if levels else None
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_writable(inner, levels - 1) for inner in value] if levels else None
     return None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value

@@ -103,7 +103,7 @@ class ClipSample:
         self._sampling = parse_sampling(job.sampling)
         self._video = video
         self._bounds = job.bounds
-        self._progress_ticks = round(Fraction(job.clip_seconds) / video.time_base)
+        self._progress_ticks = max(1, round(Fraction(job.clip_seconds) / video.time_base))
         self._start = _tick_or_none(clip["start_seconds"], video.time_base)
         self._end = _tick_or_none(clip["end_seconds"], video.time_base)
         times = clip["times"]

@@ -54,7 +54,8 @@ def plan_clip(job: Job) -> Iterator[tuple[dict[str, Any], None]]:
         if first is None:
             yield {"clips": []}, None
             return
-        plan = _Plan(video, parse_sampling(job.sampling), first, round(job.clip_seconds / video.time_base))
+        clip_ticks = max(1, round(job.clip_seconds / video.time_base))
+        plan = _Plan(video, parse_sampling(job.sampling), first, clip_ticks)
         for _ in plan.find():
             yield {}, None
         yield {"clips": plan.clips(job.clip["times"])}, None

@@ -26,8 +26,17 @@ Stream = BinaryIO | Reader
 
 _SIDECARS: Final = ("json", "cls", "txt")
 _SIDECAR_LIMIT_BYTES: Final = 2**20
-_HEADER_LIMIT_BYTES: Final = 16 * 2**20
+_HEADER_LIMIT_BYTES: Final = 4 * 2**20
+"""Of one member: its header and all that stands before it, such as a long name, attributes, a map of holes."""
+_GLOBAL_LIMIT_BYTES: Final = 2**20
+_GLOBAL_LIMIT: Final = 1000
+"""Attributes that hold for all members that follow; tarfile copies them for each of those."""
+_LARGEST_BYTES: Final = 2**62
+"""More than any shard holds, and what the columns of a table can."""
 _GROUP_LIMIT: Final = 1000
+_GROUP_LIMIT_BYTES: Final = 4 * 2**20
+_GROUP_GIVES_BYTES: Final = 16 * 2**20
+"""What a group's videos take of sidecars that they share: of a thousand videos each could take the same megabyte."""
 
 
 class Member(NamedTuple):
@@ -59,24 +68,28 @@ def members(stream: Stream, *, sidecars: bool = True) -> Iterator[Member]:
     """Members in the order of the shard, each name once; sidecars are not among them, but in their video's metadata.
 
     A sidecar must stand next to its video, as WebDataset writes them: `a.mp4` takes `a.json`, and `a.left.mp4` takes
-    `a.left.json` and `a.json`. With `sidecars=False` they are members like all others, and nothing but headers is
-    read. Raises VideoError (empty, truncated, corrupt, bounds) where the shard is damaged.
+    `a.left.json` and `a.json`. Sidecars of more than a megabyte, or with more beside them than fits memory, are left
+    out. With `sidecars=False` they are members like all others, and nothing but headers is read. Raises VideoError
+    (empty, truncated, corrupt, bounds) where the shard is damaged.
     """
     if not sidecars:
         yield from (member for member, _ in _files(stream, sidecars=False))
         return
     group: list[Member] = []
-    said: dict[tuple[str, str], Any] = {}
+    said: dict[tuple[str, str], _Said] = {}
+    group_bytes = 0
     problem: VideoError | None = None
     try:
         for member, data in _files(stream, sidecars=True):
-            if (group and _sample(member.name) != _sample(group[0].name)) or len(group) > _GROUP_LIMIT:
+            is_full = len(group) > _GROUP_LIMIT or group_bytes > _GROUP_LIMIT_BYTES
+            if is_full or (group and _sample(member.name) != _sample(group[0].name)):
                 yield from _with_sidecars(group, said)
-                group, said = [], {}
+                group, said, group_bytes = [], {}, 0
             stem, extension = _split(member.name)
             if data is not None:
-                said[stem, extension] = _sidecar_value(extension, data)
+                said[stem, extension] = _Said(_sidecar_value(extension, data), len(data))
             group.append(member)
+            group_bytes += len(member.name) + len(data or b"")
     except VideoError as error:
         problem = error
     yield from _with_sidecars(group, said)
@@ -95,15 +108,24 @@ def _sample(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _with_sidecars(group: list[Member], sidecars: dict[tuple[str, str], Any]) -> Iterator[Member]:
+class _Said(NamedTuple):
+    value: Any
+    size_bytes: int
+
+
+def _with_sidecars(group: list[Member], sidecars: dict[tuple[str, str], _Said]) -> Iterator[Member]:
+    given_bytes = 0
     for member in group:
         stem, extension = _split(member.name)
         if extension in _SIDECARS:
             continue
-        metadata: dict[str, Any] = {}
+        said: dict[str, _Said] = {}
         for key in (_sample(member.name), stem):  # the nearer one wins
-            metadata.update({kind: sidecars[key, kind] for kind in _SIDECARS if (key, kind) in sidecars})
-        yield member._replace(metadata=metadata)
+            said.update({kind: sidecars[key, kind] for kind in _SIDECARS if (key, kind) in sidecars})
+        given_bytes += sum(each.size_bytes for each in said.values())
+        if given_bytes > _GROUP_GIVES_BYTES:
+            said = {}
+        yield member._replace(metadata={kind: each.value for kind, each in said.items()})
 
 
 def _sidecar_value(extension: str, data: bytes) -> Any:
@@ -149,11 +171,19 @@ class _Headers:
     def __init__(self, stream: Stream, limit_bytes: int | None) -> None:
         self._stream = stream
         self._limit_bytes = limit_bytes
+        self._num_bytes = 0
         self.last = b""
 
+    def begin(self) -> None:
+        """The next member's header begins."""
+        self._num_bytes = 0
+
     def read(self, size: int) -> bytes:
-        if size > _HEADER_LIMIT_BYTES:
+        self._num_bytes += size
+        if size < 0:  # would read the whole shard
             raise VideoError("corrupt", f"a tar header claims {size} bytes of metadata")
+        if self._num_bytes > _HEADER_LIMIT_BYTES:
+            raise VideoError("corrupt", f"a tar header claims more than {_HEADER_LIMIT_BYTES} bytes of metadata")
         self.last = self._stream.read(size)
         return self.last
 
@@ -179,11 +209,16 @@ def _entries(stream: Stream) -> Iterator[tuple[tarfile.TarInfo, _Headers]]:
     try:
         archive = tarfile.open(fileobj=tar, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
         while (entry := archive.next()) is not None:
-            if entry.offset <= position or entry.size < 0:  # would send tarfile round in a circle
+            # A negative size would send tarfile round in a circle.
+            if entry.offset <= position or not 0 <= entry.size < _LARGEST_BYTES:
                 raise VideoError("corrupt", f"damaged tar header after byte {max(position, 0)}")
+            said = archive.pax_headers
+            if len(said) > _GLOBAL_LIMIT or sum(map(len, said.values())) > _GLOBAL_LIMIT_BYTES:
+                raise VideoError("corrupt", f"too much metadata for all members after byte {max(position, 0)}")
             position = entry.offset
             archive.members = []  # tarfile would keep them all
             yield entry, tar
+            tar.begin()
     except (EOFError, tarfile.ReadError) as error:
         words = str(error)
         cut = isinstance(error, EOFError) or "end of data" in words or "truncated" in words
