@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,26 @@ def _use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def vidbatch_command(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str]]]:
+    """`vidbatch` in this process: words in; exit code and all that was printed out."""
+    from vidbatch import cli
+
+    def run(*words: object) -> tuple[int, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, words)))
+        printed = capfd.readouterr()
+        return int(ended.value.code or 0), printed.out + printed.err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)  # the command answers it in its own way
+
+
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One local Ray of two CPUs for the whole session, whose workers can import the test files."""
+def local_ray(_moto: MotoServer) -> Iterator[None]:
+    """One local Ray of two CPUs for the whole session, whose workers import test files and see the S3 in memory."""
     import ray
 
     ray.init(
@@ -70,7 +88,7 @@ def local_ray() -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=500 * 2**20,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent), **_moto.env}},
     )
     yield
     ray.shutdown()

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vidbatch.decoding import waiting
 from vidbatch.decoding.frames import decode_clip
 from vidbatch.decoding.types import Job
 
@@ -104,6 +105,14 @@ def keep_alive(number: int, pause_seconds: float) -> Items:
     for _ in range(number):
         time.sleep(pause_seconds)
         yield {}, None
+    yield {"done": True}, None
+
+
+def wait(storage_seconds: float, other_seconds: float) -> Items:
+    """Wait for a storage that does not answer, and for something else."""
+    with waiting.for_storage():
+        time.sleep(storage_seconds)
+    time.sleep(other_seconds)
     yield {"done": True}, None
 
 

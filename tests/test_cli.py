@@ -94,6 +94,21 @@ def test_status_shows_failures_by_kind_throughput_and_stages(labelled: Any, plac
     assert labelled[0].stdout.split("run ")[1].split()[0] in run("status", place / "out", "--all").stdout
 
 
+def test_a_plan_is_estimated_from_what_can_be_read(place: Path) -> None:
+    names = sorted(path.name for path in (place / "archive").iterdir())
+    manifest = place / "archive" / "with-missing.csv"
+    manifest.write_text("url\n" + "".join(f"{name}\n" for name in names))
+    try:
+        only = json.loads(run("plan", manifest, "--output", place / "planned", "--json").stdout)
+        gone = "".join(f"gone-{number}.mp4\n" for number in range(50))
+        manifest.write_text(manifest.read_text() + gone)
+        mixed = json.loads(run("plan", manifest, "--output", place / "planned", "--json").stdout)
+    finally:
+        manifest.unlink()
+    assert mixed["unreadable"] == only["unreadable"] + 50
+    assert mixed["estimated_frames"] == only["estimated_frames"] > 0
+
+
 def test_plan_and_dry_run_say_what_would_be_done_and_write_nothing(place: Path) -> None:
     arguments = [place / "archive", "--output", place / "planned", "--model", f"file:{place / 'model'}"]
     plan, dry = run("plan", *arguments), run("label", *arguments, "--dry-run")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from decoding import SMALL, SPEC, Decoded, clip_row, config, together, work
+from servers import HttpServer
 
 from vidbatch.config import LabelConfig
 from vidbatch.decode import Decoder
@@ -147,6 +148,42 @@ def test_the_timeout_is_for_a_clip_s_length_of_video_not_for_all_of_a_long_one()
     assert list(process.call("faults:keep_alive", 4, 1.0)) == [({"done": True}, None)]
     with pytest.raises(ProcessLost, match="3 s"):
         list(process.call("faults:count", 100, 1, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("storage_seconds", "other_seconds", "kind"),
+    [(30.0, 0.0, "storage"), (1.6, 30.0, "storage"), (0.5, 30.0, "timeout"), (1.6, 0.1, None)],
+)
+def test_what_takes_long_because_the_storage_does_is_the_storage_s_fault(
+    storage_seconds: float, other_seconds: float, kind: str | None
+) -> None:
+    process = IsolatedProcess(timeout_seconds=2, memory_bytes=300 * MIB)
+    try:
+        if kind is None:
+            for _ in range(2):  # the waiting of an earlier call does not count
+                assert list(process.call("faults:wait", storage_seconds, other_seconds)) == [({"done": True}, None)]
+            storage_seconds, other_seconds, kind = 0.0, 30.0, "timeout"
+        with pytest.raises(ProcessLost, match="not finished within 2 s") as lost:
+            list(process.call("faults:wait", storage_seconds, other_seconds))
+        assert lost.value.kind == kind
+    finally:
+        process.close()
+
+
+def test_a_web_server_that_keeps_a_decoder_waiting_costs_its_video_no_more_than_a_rerun(tmp_path: Path) -> None:
+    make_video(tmp_path / "v.mp4", num_frames=5, width=96, height=96)
+    let_go = threading.Event()
+    server = HttpServer(tmp_path)
+    server.gate = lambda *_: let_go.wait(30) and None
+    decoder = Decoder(config(sampling="all", decode_timeout_seconds=2), SMALL)
+    try:
+        [clip] = together(decoder(work([clip_row(f"{server.url}/v.mp4")])), SMALL)
+    finally:
+        let_go.set()
+        decoder.close()
+        server.stop()
+    assert clip.error_kind == "storage"
+    assert "waiting for the storage" in clip.last["error_message"]
 
 
 def test_a_long_video_that_cannot_be_cut_reports_progress(tmp_path: Path) -> None:

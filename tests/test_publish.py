@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from disks import small_disk
 from points import POINTS
 from rows import identity, video_and_frames
 
 from vidbatch import publish, schema, storage
 from vidbatch.config import LabelConfig
-from vidbatch.errors import ConfigError
+from vidbatch.errors import ConfigError, StorageError
 from vidbatch.publish import Layout
 from vidbatch.results import Table
 
@@ -98,6 +100,70 @@ def test_a_new_version_replaces_the_rows_of_its_video_only(tmp_path: Path) -> No
     assert len(videos) == 20
     assert [v["run_id"] for v in videos] == ["run-a"] * 5 + ["run-b"] * 3 + ["run-a"] * 12
     assert len(frames) == 17 * 3 + 3 * 5
+
+
+def shard_rows(run_id: str, members: list[str | None], kind: str | None = None) -> tuple[pa.Table, pa.Table]:
+    """Rows of a shard's members, or (None) of the shard itself."""
+    videos, frames = video_and_frames(range(len(members)), run_id, num_frames=1 if kind is None else 0)
+    url = "s3://archive/shard.tar"
+    ids = pa.array([schema.video_id(url, member) for member in members])
+    for name, column in (("video_id", ids), ("url", [url] * len(members)), ("member", members)):
+        at = videos.schema.get_field_index(name)
+        videos = videos.set_column(at, videos.field(at), pa.array(column, pa.string()))
+        if kind is None:
+            frames = frames.set_column(frames.schema.get_field_index(name), frames.field(name), pa.array(column))
+    at = videos.schema.get_field_index("error_kind")
+    return videos.set_column(at, videos.field(at), pa.array([kind] * len(members), pa.string())), frames
+
+
+@pytest.mark.parametrize(("kind", "stays"), [("permission", False), ("storage", False), ("truncated", True)])
+def test_a_shard_s_own_failure_gives_way_to_its_members_when_it_can_be_read(
+    tmp_path: Path, kind: str, stays: bool
+) -> None:
+    layout = Layout(16, "none")
+    members = [f"{n}.mp4" for n in range(5)]
+    publish.stage_part(str(tmp_path), "run-1", "", 0, *shard_rows("run-1", [None], kind))
+    publish.stage_part(str(tmp_path), "run-1", "", 1, *shard_rows("run-1", [members[0]]))
+    publish_all(tmp_path, layout)
+    assert sorted(str(v["member"]) for v in rows(tmp_path)[0]) == ["0.mp4", "None"]  # of one run both are right
+    publish.stage_part(str(tmp_path), "run-2", "", 0, *shard_rows("run-2", list(members)))
+    publish_all(tmp_path, layout)
+    videos, frames = rows(tmp_path)
+    assert sorted(str(v["member"]) for v in videos) == [*members, "None"][: 6 if stays else 5]
+    assert sorted(f["member"] for f in frames) == members
+    publish.stage_part(str(tmp_path), "run-3", "", 0, *shard_rows("run-3", [None], kind))
+    publish_all(tmp_path, layout)
+    assert len(rows(tmp_path)[0]) == 6  # it cannot be read again: a newer fact than its members
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk")
+def test_wherever_a_disk_becomes_full_every_file_is_whole_and_with_room_the_tables_are(tmp_path: Path) -> None:
+    stages = []
+    for kib in range(24, 300, 20):
+        output = tmp_path / f"disk-{kib}"
+        with small_disk(output, kib) as grow:
+            problem = ""
+            try:
+                for number in range(4):
+                    stage(output, range(number * 5, number * 5 + 5), "run-a", number=number)
+                publish_all(output)
+            except StorageError as error:
+                problem = str(error)
+            if problem:
+                assert "No space left on device" in problem
+            stages.append(("published" if (output / "frames").exists() else "staged") if problem else "done")
+            assert list(output.rglob("*.tmp")) == []
+            videos, frames = rows(output)
+            assert {v["video_id"] for v in videos} <= {f["video_id"] for f in frames}
+            grow(64_000)
+            for number in range(4):  # the rerun's
+                stage(output, range(number * 5, number * 5 + 5), "run-b", number=number)
+            publish_all(output)
+            videos, frames = rows(output)
+            assert [v["url"] for v in videos] == [identity(n)["url"] for n in range(20)]
+            assert len(frames) == 60
+            assert publish.staged_parts(str(output)) == []
+    assert set(stages) == {"staged", "published", "done"}
 
 
 def test_an_older_result_never_replaces_a_newer_one(tmp_path: Path) -> None:

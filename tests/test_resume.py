@@ -15,8 +15,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from runs import command, fill, rows
+from servers import MotoServer
 
 import vidbatch
+from vidbatch.metrics import read_records
+from vidbatch.publish import staged_parts
 
 NUM_VIDEOS = 36
 
@@ -109,6 +112,33 @@ def test_a_killed_decode_worker_costs_nothing_but_time(place: Path, clean: Any, 
     assert process.returncode == 0, words
     assert struck
     assert rows(output) == clean
+
+
+@pytest.mark.parametrize("where", ["folder", pytest.param("s3", marks=pytest.mark.long)])
+def test_the_same_command_twice_at_once_gives_each_video_one_row(
+    place: Path, clean: Any, moto_s3: MotoServer, where: str
+) -> None:
+    output = str(place / "twice") if where == "folder" else f"{moto_s3()}/twice"
+    began = time.monotonic()
+    runs = []
+    for _ in range(2):
+        command_line = [*command(place, Path("unused"))[:-1], output]
+        runs.append(subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        while not read_records(output) and time.monotonic() < began + 60:
+            time.sleep(0.05)
+    said = [run.communicate(timeout=200) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert f"{NUM_VIDEOS + 1} videos" in said[0][0], said
+    assert "videos" in said[1][0], said
+    records = read_records(output)
+    assert ["is at work over this output" in shown for _, shown in said] == [False, True], said
+    assert f"run {records[0]['run_id']} is at work" in said[1][1]
+    assert rows(output) == clean
+    assert staged_parts(output) == []
+    assert {record["state"] for record in records} == {"finished"}
+    assert records[0]["frames"] == len(clean[1])
+    # The second did all that the first had not staged yet when it began.
+    assert sum(record["frames"] for record in records[1:]) <= len(clean[1])
 
 
 def test_results_staged_by_a_killed_run_are_published_by_the_next_without_decoding_again(place: Path) -> None:

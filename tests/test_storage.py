@@ -322,7 +322,13 @@ def test_a_missing_bucket_is_named(moto_s3: MotoServer) -> None:
         storage.read_with_version("s3://never-made/layout.json")
 
 
-@pytest.mark.parametrize("source", ["gs://bucket/a.mp4", "s3://", "http:///x", "s3://key:secret@bucket/a.mp4"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("gs://bucket/a.mp4", "s3://", "http:///x", "s3://key:secret@bucket/a.mp4"),
+        *("http://user:secret@[bad/a.mp4", "http://user:secret@ho\u2100st/a.mp4"),
+    ],
+)
 def test_an_address_that_cannot_work_is_refused(source: str) -> None:
     with pytest.raises(ConfigError) as caught:
         urls(source)
@@ -680,8 +686,37 @@ def test_an_object_that_changes_while_it_is_read_is_not_mixed_up(moto_s3: MotoSe
     storage.put(url, noise(20 * MIB))
     with storage.open_read(url) as stream:
         storage.put(url, noise(20 * MIB, seed=1))
-        with pytest.raises(VideoError, match="storage: the object changed while it was being read"):
+        with pytest.raises(VideoError, match="changed: the object is not the one that was listed"):
             stream.read()
+
+
+@pytest.mark.parametrize("kind", ["object", "member", "gzipped member", "http"])
+def test_what_was_replaced_after_it_was_listed_is_not_taken_for_what_was_listed(
+    moto_s3: MotoServer, http: HttpServer, tmp_path: Path, kind: str
+) -> None:
+    """Its row would say that the new content is the old version's."""
+    for name, data in (("old", noise(1000)), ("new", noise(1000, seed=1))):
+        make_tar(tmp_path / name, {"a.mp4": data}, "w:gz" if kind == "gzipped member" else "w")
+    url = f"{http.url}/shard" if kind == "http" else f"{moto_s3()}/shard.tar{'.gz' if 'gz' in kind else ''}"
+
+    def write(name: str) -> None:
+        data = (tmp_path / name).read_bytes()
+        (http.folder / "shard").write_bytes(data) if kind == "http" else storage.put(url, data)
+
+    write("old")
+    listed = storage.stat(url)
+    [member] = storage_tar.members(storage.open_read(url))
+    clip = clip_of(url, member if "member" in kind else None, gzipped=kind == "gzipped member") | {
+        "etag": listed.etag,
+        "content_version": f"{kind}-{listed.content_version}",
+    }
+    if kind != "gzipped member":  # which would be kept
+        assert storage.open_clip(clip).read()
+    write("new")
+    with pytest.raises(VideoError, match="changed: the object is not the one that was listed"):
+        storage.open_clip(clip)
+    clip["etag"] = storage.stat(url).etag
+    assert storage.open_clip(clip).read()
 
 
 def test_an_object_that_goes_away_while_it_is_read_is_missing(moto_s3: MotoServer) -> None:
@@ -733,6 +768,134 @@ def test_a_server_that_recovers_is_asked_again(moto_s3: MotoServer, status: str)
     moto_s3.gate = fail_twice
     assert storage.open_read(url).read() == b"data"
     assert moto_s3.count("GET") == 3
+
+
+def test_a_store_that_is_busy_for_some_time_is_waited_for(moto_s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few attempts botocore has been told to make."""
+    from vidbatch.storage import s3_store
+
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3_store, "_PAUSE_SECONDS", 0.01)
+    url = storage.join(moto_s3(), "key")
+    left = [0]
+
+    def busy(environ: dict[str, Any], start_response: Any) -> Any:
+        if left[0] == 0:
+            return None
+        left[0] -= 1
+        start_response("500 Internal Server Error", [("Content-Length", "0")])
+        return [b""]
+
+    moto_s3.gate = busy
+    for call in (
+        lambda: storage.put_if(url, b"data", expected=None),
+        lambda: storage.open_read(url).read() == b"data",
+        lambda: storage.list_files(url.removesuffix("/key")) == [url],
+    ):
+        left[0] = 7
+        assert call()
+    monkeypatch.setattr(s3_store, "BUSY_SECONDS", 0.1)
+    left[0] = 999
+    with pytest.raises(VideoError, match="storage: 500: Internal"):
+        storage.open_read(url)
+    with pytest.raises(StorageError, match="500: Internal"):
+        storage.put(url, b"data")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A tenth of the patience, so that tests need not wait for minutes."""
+    from vidbatch.storage import http_store, s3_store, types
+
+    for module in (types, s3_store, http_store):
+        monkeypatch.setattr(module, "READ_SECONDS", 0.3)
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 1.5)
+    monkeypatch.setattr(types, "SLOWEST_BYTES_A_SECOND", 1000)
+    s3_store._filesystem.cache_clear()
+    yield
+    s3_store._filesystem.cache_clear()
+
+
+def stalling(data: bytes, kind: str, times: int, let_go: threading.Event) -> Callable[..., Any]:
+    """A gate that keeps the first GETs waiting: before the answer, in its middle, or after every byte of it."""
+    turns = iter(range(times))
+
+    def gate(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["REQUEST_METHOD"] != "GET" or next(turns, None) is None:
+            return None
+        if kind == "silent":
+            let_go.wait(20)
+
+        def body() -> Iterator[bytes]:
+            if kind == "slow":
+                for at in range(len(data)):
+                    yield data[at : at + 1]
+                    if let_go.wait(0.05):
+                        return
+            yield data[:1]
+            let_go.wait(20)
+
+        headers = [("Content-Length", str(len(data))), ("Content-Range", f"bytes 0-{len(data) - 1}/{len(data)}")]
+        start_response("206 Partial Content", headers)
+        return body()
+
+    return gate
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("server", ["s3", "http"])
+@pytest.mark.parametrize("kind", ["silent", "stuck", "slow"])
+def test_a_store_that_stands_still_is_asked_again_and_given_up_in_time(
+    moto_s3: MotoServer, http: HttpServer, server: str, kind: str
+) -> None:
+    data = noise(500)
+    if server == "s3":
+        url = storage.join(moto_s3(), "a.mp4")
+        storage.put(url, data)
+    else:
+        url = f"{http.url}/a.mp4"
+        (http.folder / "a.mp4").write_bytes(data)
+    faulty: MotoServer | HttpServer = moto_s3 if server == "s3" else http
+    let_go = threading.Event()
+    try:
+        faulty.gate = stalling(data, kind, 1, let_go)
+        assert storage.open_read(url).read() == data
+        faulty.gate = stalling(data, kind, 99, let_go)
+        began = time.monotonic()
+        with pytest.raises(VideoError, match=r"storage: .*(in time|[Tt]imeout|the connection broke|too slow)"):
+            storage.open_read(url)
+        assert time.monotonic() - began < 12
+    finally:
+        let_go.set()
+        faulty.gate = None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_write_that_gets_no_answer_ends_in_time(moto_s3: MotoServer) -> None:
+    url = storage.join(moto_s3(), "key")
+    let_go = threading.Event()
+
+    def silent(environ: dict[str, Any], start_response: Any) -> None:
+        let_go.wait(20)
+
+    moto_s3.gate = silent
+    began = time.monotonic()
+    try:
+        with pytest.raises(StorageError, match="did not answer in time"):
+            storage.put(url, b"data")
+        assert time.monotonic() - began < 6
+    finally:
+        let_go.set()
+        moto_s3.forget()
+
+
+def test_a_request_is_given_up_before_a_decoder_is() -> None:
+    """Else a store that hangs would be taken for a video that does, which no rerun tries again."""
+    from vidbatch.config import LabelConfig
+    from vidbatch.storage.types import ANSWER_SECONDS, BLOCK_BYTES, seconds_for
+
+    patience = LabelConfig.model_fields["decode_timeout_seconds"].default
+    assert ANSWER_SECONDS + seconds_for(BLOCK_BYTES) < patience
 
 
 def test_a_wrong_secret_is_one_clear_sentence(seaweed_s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -844,6 +1007,29 @@ def test_a_web_server_that_recovers_is_asked_again(http: HttpServer) -> None:
     http.gate = fail_twice
     assert storage.open_read(f"{http.url}/a.mp4").read() == b"data"
     assert len(http.requests) == 3
+
+
+def test_a_busy_web_server_is_waited_for(http: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidbatch.storage import http_store
+
+    monkeypatch.setattr(http_store, "_PAUSE_SECONDS", 0.001)
+    (http.folder / "a.mp4").write_bytes(b"data")
+    left = [9]
+
+    def busy(_: Any, start_response: Any) -> list[bytes] | None:
+        left[0] -= 1
+        if left[0] < 0:
+            return None
+        start_response("429 Too Many Requests", [("Content-Length", "0")])
+        return [b""]
+
+    http.gate = busy
+    assert storage.open_read(f"{http.url}/a.mp4").read() == b"data"
+    assert len(http.requests) == 10
+    monkeypatch.setattr(http_store, "BUSY_SECONDS", 0.1)
+    left[0] = 999
+    with pytest.raises(VideoError, match="storage: HTTP 429"):
+        storage.open_read(f"{http.url}/a.mp4")
 
 
 def test_an_empty_web_object_is_empty(http: HttpServer) -> None:
@@ -959,6 +1145,10 @@ def test_members_before_the_cut_of_a_gzipped_shard_are_whole(tmp_path: Path) -> 
         ("see https://u:p@h/a.mp4?X-Amz-Signature=1&b=2 now", "see https://h/a.mp4 now"),
         ("'http://h/a?b' and \"s3://b/k?versionId=1\"", "'http://h/a' and \"s3://b/k\""),
         ("GET /a.mp4?X-Amz-Security-Token=abc&x=1 failed", "GET /a.mp4?X-Amz-Security-Token=…&x=1 failed"),
+        ("https://u:p@ss@h/a.mp4", "https://h/a.mp4"),
+        ("GET /a.mp4?access_token=abc&n=1 and a-signature=b", "GET /a.mp4?access_token=…&n=1 and a-signature=…"),
+        ("PASSWORD=abc&secret_key=b", "PASSWORD=…&secret_key=…"),
+        ("design=flat, assign=1, tokens are 5, monkey=ape", "design=flat, assign=1, tokens are 5, monkey=ape"),
         ("nothing: to / hide?", "nothing: to / hide?"),
     ],
 )

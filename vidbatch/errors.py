@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 ErrorKind = Literal[
     "empty", "not_a_video", "no_video_stream", "audio_only", "truncated", "corrupt", "unsupported", "bounds",
-    "decoder_crashed", "timeout", "memory", "model", "missing", "permission", "storage", "worker",
+    "decoder_crashed", "timeout", "memory", "model", "missing", "permission", "changed", "storage", "worker",
 ]  # fmt: skip
 
 ERROR_KINDS: Final[dict[str, str]] = {
@@ -33,12 +33,13 @@ ERROR_KINDS: Final[dict[str, str]] = {
     "model": "the model failed or hung on it, alone and twice, or gave scores that are no numbers",
     "missing": "the object does not exist (any more)",
     "permission": "the storage refused access to it",
+    "changed": "the object was replaced by another after it was listed",
     "storage": "the storage failed while reading it",
     "worker": "the worker failed for a reason that is not the video's",
 }
 """Closed list: `error_kind` of the `videos` table is null or one of these keys."""
 
-TRANSIENT_KINDS: Final[frozenset[str]] = frozenset({"missing", "permission", "storage", "worker"})
+TRANSIENT_KINDS: Final[frozenset[str]] = frozenset({"missing", "permission", "changed", "storage", "worker"})
 """A rerun tries these again by itself; all other kinds only with --retry-failed or when the object changes."""
 
 

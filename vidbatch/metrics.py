@@ -9,13 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol, TextIO
 
 from vidbatch import storage
 from vidbatch.config import LabelConfig
+from vidbatch.errors import VidbatchError
 
 RUNS = "_runs"
 RECORD_SECONDS = 15.0
@@ -109,16 +111,27 @@ def new_record(run_id: str, config: LabelConfig, *, config_digest: str) -> RunRe
         run_id=run_id,
         config=settings,
         config_digest=config_digest,
-        model=config.model,
+        model=storage.redact(config.model),
         versions={"python": platform.python_version(), **{name: _version(name) for name in packages}},
     )
 
 
-def read_records(output: str) -> list[dict[str, Any]]:
-    """All run records of an output, oldest first."""
+def read_records(output: str, *, newest: int = 0) -> list[dict[str, Any]]:
+    """All run records of an output, or the newest few, oldest first."""
     places = [url.split("/") for url in storage.list_files(storage.join(output, RUNS)) if url.endswith(".json")]
     records = ["/".join(place) for place in places if place[-2] == RUNS and place[-1] != "layout.json"]
-    return [json.loads(storage.read_bytes(url)) for url in sorted(records)]
+    return [json.loads(storage.read_bytes(url)) for url in sorted(records)[-newest:]]
+
+
+def at_work(output: str) -> list[str]:
+    """Ids of other runs over an output that have refreshed their record lately, of the newest few."""
+    since = datetime.now(UTC) - timedelta(seconds=4 * RECORD_SECONDS)
+    newest = read_records(output, newest=4)
+    return [
+        record["run_id"]
+        for record in newest
+        if record["state"] == "running" and datetime.fromisoformat(record["updated_at"]) > since
+    ]
 
 
 def _version(package: str) -> str:
@@ -156,7 +169,8 @@ class Progress:
         """Learn the number of pending videos without holding up the work."""
 
         def run() -> None:
-            self._total = count()
+            with suppress(VidbatchError):  # the work will meet the same, and say it
+                self._total = count()
 
         if self._enabled:
             threading.Thread(target=run, daemon=True, name="count-pending").start()

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -27,8 +27,8 @@ from vidbatch import blocks, decode, models, publish, source, storage
 from vidbatch import watch as watching
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
-from vidbatch.errors import ConfigError, TooManyFailures, VidbatchError
-from vidbatch.metrics import Progress, RunRecord, new_record, new_run_id
+from vidbatch.errors import ConfigError, StorageError, TooManyFailures, VidbatchError
+from vidbatch.metrics import Progress, RunRecord, at_work, new_record, new_run_id
 from vidbatch.results import LabelTables
 from vidbatch.sink import Sink
 
@@ -95,19 +95,13 @@ def label(
     """
     started = time.monotonic()
     progress = progress or Progress(enabled=False)
-    if not storage.probe_output(config.output):
-        progress.note("this store cannot refuse conflicting writes: one run at a time over this output, please")
-    layout = publish.open_layout(config)
-    recovered = publish.staged_parts(config.output)
-    if recovered:
-        progress.note(f"publishing {len(recovered)} part(s) that an earlier run had finished")
-        publish.publish(config.output, layout, recovered)
+    layout, num_recovered = _open_output(config, progress)
     reference = models.find_model(config.model)
     digest = publish.config_digest(config, reference.digest)
     published = publish.Published(config.output, layout)
     done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
     record = new_record(new_run_id(), config, config_digest=digest)
-    record.recovered_parts = len(recovered)
+    record.recovered_parts = num_recovered
     if next(source.iter_pending(config, done), None) is None:
         record.state = "nothing_to_do"
         record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
@@ -140,6 +134,20 @@ def label(
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
         publish.publish(config.output, layout, sink.parts)
     return LabelResult(config, record)
+
+
+def _open_output(config: LabelConfig, progress: Progress) -> tuple[publish.Layout, int]:
+    """The output's layout, and how many parts of dead runs have now been published."""
+    if not storage.probe_output(config.output):
+        progress.note("this store cannot refuse conflicting writes: one run at a time over this output, please")
+    layout = publish.open_layout(config)
+    for other in at_work(config.output):
+        progress.note(f"run {other} is at work over this output, or was killed just now: what both do is done twice")
+    recovered = publish.staged_parts(config.output)
+    if recovered:
+        progress.note(f"publishing {len(recovered)} part(s) that an earlier run had finished")
+        publish.publish(config.output, layout, recovered)
+    return layout, len(recovered)
 
 
 # --- the chain ------------------------------------------------------------------------------------------------------
@@ -349,16 +357,16 @@ def _recorded(config: LabelConfig, record: RunRecord, sink: Sink, progress: Prog
         publish.discard(sink.parts)
         record.state, record.message = "stopped", str(error)
         raise
-    except KeyboardInterrupt:
-        sink.flush()
-        record.state = "interrupted"
-        raise
     except BaseException as error:
-        sink.flush()
-        record.state, record.message = "crashed", storage.redact(f"{type(error).__name__}: {error}")[:2000]
+        record.state = "interrupted" if isinstance(error, KeyboardInterrupt) else "crashed"
+        if record.state == "crashed":
+            record.message = storage.redact(f"{type(error).__name__}: {error}")[:2000]
+        with suppress(StorageError):  # it may be what ends the run: then that is what there is to say
+            sink.flush()
         raise
     finally:
         progress.close(sink.totals)
         record.count(sink.totals)
         record.wall_seconds["total"] = round(time.monotonic() - started, 3)
-        record.save(config.output)
+        with nullcontext() if record.state == "finished" else suppress(StorageError):
+            record.save(config.output)

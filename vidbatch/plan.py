@@ -60,12 +60,13 @@ def make_plan(config: LabelConfig) -> Plan:
     for clip in source.iter_pending(config, done):
         videos += 1
         size_bytes += clip["size_bytes"] or 0
-        unreadable += clip["error_kind"] is not None
-        if len(sample) < NUM_SAMPLED:
+        if clip["error_kind"] is not None:
+            unreadable += 1
+        elif len(sample) < NUM_SAMPLED:
             sample.append(clip)
-        elif (place := chance.randrange(videos)) < NUM_SAMPLED:
+        elif (place := chance.randrange(videos - unreadable)) < NUM_SAMPLED:
             sample[place] = clip
-    seconds, frames, cpu_seconds, basis = _estimate(config, digest, sample, videos, size_bytes)
+    seconds, frames, cpu_seconds, basis = _estimate(config, digest, sample, videos - unreadable, size_bytes)
     return Plan(
         videos=videos,
         already_done=len(done),

@@ -16,7 +16,8 @@ The protocol:
    it was read; otherwise the merge starts over. So a glob over the files shows each video at most once, and a video
    is done when its `videos` row stands. Nobody overwrites `frames` of a later run, though its `videos` row may still
    be missing: whichever way two runs interleave, both tables end with the same run's rows.
-3. Parts are deleted after every bucket is published. Whoever starts next publishes what a dead run left: merging
+3. A shard that could not be read has a row of its own; rows of its members take its place.
+4. Parts are deleted after every bucket is published. Whoever starts next publishes what a dead run left: merging
    a part twice changes nothing.
 
 Every write of a run has a name, and a run may die before it, after it and, where it is of several files, midway:
@@ -252,14 +253,28 @@ def publish(output: str, layout: Layout, parts: list[str]) -> None:
         by_partition.setdefault(part.split("/")[-2], []).append(part)
     for partition, members in sorted(by_partition.items()):
         touched: set[int] = set()
-        for _part, table in _read_ahead([(part, None) for part in members], ["video_id"]):
+        walked: dict[str, str] = {}
+        for _part, table in _read_ahead([(part, None) for part in members], ["video_id", "url", "member", "run_id"]):
             touched.update(layout.bucket_of(video_id) for video_id in table["video_id"].to_pylist())
+            for shard_id, run_id in _walked_shards(table):
+                walked[shard_id] = max(run_id, walked.get(shard_id, ""))
+        touched.update(map(layout.bucket_of, walked))
         for bucket in sorted(touched):
-            _publish_bucket(output, layout, partition, bucket, members)
+            _publish_bucket(output, layout, partition, bucket, members, walked)
     discard(parts)
 
 
-def _publish_bucket(output: str, layout: Layout, partition: str, bucket: int, parts: list[str]) -> None:
+def _walked_shards(table: pa.Table) -> Iterator[tuple[str, str]]:
+    """(video_id that a shard itself has where it cannot be read, run) of each shard with rows of members here."""
+    of_members = table.filter(pc.is_valid(table["member"]))
+    latest = of_members.group_by("url", use_threads=False).aggregate([("run_id", "max")])
+    for url, run_id in zip(latest["url"].to_pylist(), latest["run_id_max"].to_pylist(), strict=True):
+        yield schema.video_id(url, None), run_id
+
+
+def _publish_bucket(
+    output: str, layout: Layout, partition: str, bucket: int, parts: list[str], walked: dict[str, str]
+) -> None:
     """Merge the parts' rows of one bucket into its two files; PublishConflict if others keep winning."""
     place = [] if partition == "all" else [partition]
     videos_url = storage.join(output, "videos", *place, layout.file_name(bucket))
@@ -269,15 +284,17 @@ def _publish_bucket(output: str, layout: Layout, partition: str, bucket: int, pa
         old_frames, frames_version = _read_versioned(frames_url)
         staged = dict(_read_ahead([(part, layout.is_in(bucket)) for part in parts]))
         winners = _newest(staged, old_videos, old_frames)
-        if not winners:
+        outdated = _outdated(old_videos, walked)
+        if not winners and not outdated:
             return
         wanted = {part: pc.field("video_id").isin(ids) for part, ids in winners.items()}
         new_videos = [staged[part].filter(expression) for part, expression in wanted.items()]
         new_frames = [table for _url, table in _read_ahead([(_frames_of(part), wanted[part]) for part in wanted])]
         replaced = pa.array([video_id for ids in winners.values() for video_id in ids], pa.string())
         frames = _merge(old_frames, replaced, new_frames, None)
-        videos = _merge(old_videos, replaced, new_videos, schema.VIDEOS)
-        if _put_table(frames_url, frames, frames_version) and _put_table(videos_url, videos, videos_version):
+        videos = _merge(old_videos, pa.concat_arrays([replaced, outdated]), new_videos, schema.VIDEOS)
+        is_put = not winners or _put_table(frames_url, frames, frames_version)
+        if is_put and _put_table(videos_url, videos, videos_version):
             return
     raise PublishConflict(f"{storage.redact(videos_url)} was replaced by another run {MAX_CONFLICTS} times in a row")
 
@@ -297,6 +314,16 @@ def _newest(
     for video_id, (_, part) in best.items():
         winners.setdefault(part, []).append(video_id)
     return winners
+
+
+def _outdated(old_videos: pa.Table | None, walked: dict[str, str]) -> pa.Array:
+    """Rows that earlier runs wrote of shards they could not read at that time: their video_ids."""
+    if old_videos is None or not walked:
+        return pa.array([], pa.string())
+    was_transient = pc.is_in(old_videos["error_kind"], pa.array(sorted(TRANSIENT_KINDS)))
+    rows = old_videos.filter(pc.and_(was_transient, pc.is_null(old_videos["member"]))).select(["video_id", "run_id"])
+    pairs = zip(rows["video_id"].to_pylist(), rows["run_id"].to_pylist(), strict=True)
+    return pa.array([video_id for video_id, run_id in pairs if run_id < walked.get(video_id, "")], pa.string())
 
 
 def _runs_of(table: pa.Table | None) -> dict[str, str]:

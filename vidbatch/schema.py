@@ -5,6 +5,7 @@ In flight:  WORK (list -> decode), PIXELS (decode -> classify), PREDICTIONS (cla
 Times are float64 seconds on the stream's own clock (pts x time base); ranges are half-open [start, end).
 """
 
+import hashlib
 from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
@@ -27,6 +28,12 @@ class FrameSpec(NamedTuple):
 
 TOP_K: Final = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
 UTC: Final = pa.timestamp("us", tz="UTC")
+
+
+def video_id(url: str, member: str | None) -> str:
+    """32 hex digits that name a video for good: a hash of its normalised URL and its member."""
+    return hashlib.blake2b(f"{url}\0{member or ''}".encode(), digest_size=16).hexdigest()
+
 
 IDENTITY: Final = [
     pa.field("video_id", pa.string(), nullable=False),  # 32 hex digits: hash of normalised URL and member

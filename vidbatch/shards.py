@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from vidbatch import storage
 from vidbatch.errors import StorageError, VideoError
+from vidbatch.schema import video_id
 from vidbatch.storage import StoredObject
 from vidbatch.storage import tar as storage_tar
 from vidbatch.storage.types import pages_ahead
@@ -61,11 +62,6 @@ class Found(NamedTuple):
     metadata: dict[str, Any] | None = None
     problem: VideoError | None = None
     """Why it is known to be unreadable."""
-
-
-def video_id(url: str, member: str | None) -> str:
-    """32 hex digits that name a video for good: a hash of its normalised URL and its member."""
-    return hashlib.blake2b(f"{url}\0{member or ''}".encode(), digest_size=16).hexdigest()
 
 
 def may_be_video(path: str) -> bool:
@@ -178,7 +174,7 @@ def _all_members(item: Found, indexes: ShardIndexes | None) -> Iterator[list[Cli
     gzipped = False
     problem: VideoError | None = None
     try:
-        with storage.open_read(item.object.source, block_bytes=_BLOCK_BYTES) as stream:
+        with storage.open_read(item.object.source, block_bytes=_BLOCK_BYTES, etag=item.object.etag) as stream:
             gzipped = storage_tar.is_gzipped(stream)
             for member in storage_tar.members(stream):
                 if not may_be_video(member.name):

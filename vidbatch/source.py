@@ -20,8 +20,8 @@ from vidbatch import manifests, storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, VideoError
 from vidbatch.sampling import parse_sampling
-from vidbatch.schema import WORK
-from vidbatch.shards import Clip, Found, ShardIndexes, clip_pages, may_be_video, video_id
+from vidbatch.schema import WORK, video_id
+from vidbatch.shards import Clip, Found, ShardIndexes, clip_pages, may_be_video
 from vidbatch.storage import StoredObject
 from vidbatch.storage.globs import has_magic
 

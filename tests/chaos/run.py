@@ -21,8 +21,9 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "chaos")]
 from kills import Kills  # noqa: E402  # the tests are no package
+from storage import Storage  # noqa: E402
 
-PLACES: list[Any] = [Kills]
+PLACES: list[Any] = [Kills, Storage]
 """Context managers with `planned` (scenario -> how often) and `once(scenario, number)`."""
 
 STATE = REPOSITORY / ".cache" / "chaos.json"

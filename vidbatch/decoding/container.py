@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from vidbatch.decoding import sniff
+from vidbatch.decoding import sniff, waiting
 from vidbatch.decoding.types import Bounds
 from vidbatch.errors import ErrorKind, VideoError
 from vidbatch.storage import Reader, redact
@@ -70,7 +70,8 @@ class _Source:
     def read(self, size: int) -> bytes:
         if self._failure is None:
             try:
-                return self._stream.read1(size)
+                with waiting.for_storage():
+                    return self._stream.read1(size)
             except VideoError as error:
                 self._failure = error
         return b""

@@ -19,6 +19,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vidbatch import storage
+from vidbatch.decoding import waiting
 from vidbatch.decoding.container import Log, Video
 from vidbatch.decoding.held import Shown
 from vidbatch.decoding.measure import end_of_last_frame
@@ -63,7 +64,9 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     chunks = _Chunks(job.size, as_yuv=job.as_yuv)
     problem: VideoError | None = None
     try:
-        with storage.open_clip(job.clip) as stream, Log() as log:
+        with waiting.for_storage():
+            opened = storage.open_clip(job.clip)
+        with opened as stream, Log() as log:
             cost.stream = stream
             with Video(stream, bounds=job.bounds, log=log) as video:
                 yield from cost.outside(video.header, None)

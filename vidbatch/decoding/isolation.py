@@ -33,6 +33,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from vidbatch.decoding import waiting
+from vidbatch.decoding.waiting import Waits
 from vidbatch.errors import VideoError
 from vidbatch.watch import SLOW_SECONDS
 
@@ -48,12 +50,15 @@ _START_SECONDS: Final = 120.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
+_Loss = Literal["decoder_crashed", "timeout", "memory", "worker", "storage"]
+
+
 class ProcessLost(Exception):
     """The child is gone before its call ended. `kind` is a key of ERROR_KINDS."""
 
-    def __init__(self, kind: Literal["decoder_crashed", "timeout", "memory", "worker"], message: str) -> None:
+    def __init__(self, kind: _Loss, message: str) -> None:
         super().__init__(kind, message)
-        self.kind: Literal["decoder_crashed", "timeout", "memory", "worker"] = kind
+        self.kind: _Loss = kind
         self.message = message
 
 
@@ -74,6 +79,8 @@ class IsolatedProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: _Channel | None = None
         self._lifeline: int | None = None
+        self._waits: Waits | None = None
+        self._waited_before = 0.0
         self._patience_seconds = 0.0
         self._begun = False
         self._start()
@@ -93,6 +100,7 @@ class IsolatedProcess:
             self.close()
             self._start()
         assert self._channel is not None
+        self._waited_before = self._waited()
         finished = False
         try:
             self._begun = False  # until the child has loaded the function and says so by a first empty record
@@ -112,6 +120,7 @@ class IsolatedProcess:
                 else:
                     self._begun = True
                     self._patience_seconds = self._timeout_seconds
+                    self._waited_before = self._waited()
         finally:
             if not finished:
                 self.close()
@@ -125,13 +134,16 @@ class IsolatedProcess:
             self._channel.close()
         if self._lifeline is not None:
             os.close(self._lifeline)
-        self._process = self._channel = self._lifeline = None
+        if self._waits is not None:
+            self._waits.close()
+        self._process = self._channel = self._lifeline = self._waits = None
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         life_read, self._lifeline = os.pipe()
+        self._waits = Waits()
         with theirs:
-            descriptors = (theirs.fileno(), life_read)
+            descriptors = (theirs.fileno(), life_read, self._waits.descriptor)
             limit_bytes = str(2 * self._memory_bytes)
             try:
                 self._process = subprocess.Popen(
@@ -181,7 +193,15 @@ class IsolatedProcess:
     def _impatience(self) -> ProcessLost:
         if not self._begun:
             return ProcessLost("worker", f"the decoder process did not start within {_START_SECONDS:g} s")
-        return ProcessLost("timeout", f"not finished within {self._timeout_seconds:g} s")
+        said = f"not finished within {self._timeout_seconds:g} s"
+        waited = self._waited() - self._waited_before
+        if waited > self._timeout_seconds / 2:
+            return ProcessLost("storage", f"{said}, {waited:.3g} of them spent waiting for the storage")
+        return ProcessLost("timeout", said)
+
+    def _waited(self) -> float:
+        """Seconds that this child has waited for the storage in all."""
+        return 0.0 if self._waits is None else self._waits.seconds()
 
     def _death(self) -> ProcessLost:
         assert self._process is not None
@@ -258,8 +278,9 @@ def _resident_bytes(pid: int) -> int:
         return 0
 
 
-def _main(socket_fd: int, lifeline_fd: int, limit_bytes: int) -> None:
+def _main(socket_fd: int, lifeline_fd: int, waits_fd: int, limit_bytes: int) -> None:
     _die_with_parent(lifeline_fd)
+    waiting.share(waits_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
@@ -321,4 +342,4 @@ def _run(channel: _Channel, function: str, args: tuple[Any, ...]) -> dict[str, s
 
 
 if __name__ == "__main__":
-    _main(*map(int, sys.argv[1:4]))
+    _main(*map(int, sys.argv[1:5]))

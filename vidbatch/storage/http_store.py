@@ -6,9 +6,11 @@ RangesNotSupported, ObjectChanged, anything else.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -17,9 +19,21 @@ import fsspec.asyn
 from fsspec.implementations.http import HTTPFileSystem
 from yarl import URL
 
-from vidbatch.storage.types import Fetched, ObjectChanged, RangesNotSupported, StoredObject
+from vidbatch.storage.types import (
+    ANSWER_SECONDS,
+    BUSY_SECONDS,
+    CHANGED,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Fetched,
+    ObjectChanged,
+    RangesNotSupported,
+    StoredObject,
+    seconds_for,
+)
 
 _TRIES: Final = 4
+_PAUSE_SECONDS: Final = 0.1
 _RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REFUSED: Final = frozenset({401, 402, 403, 407, 451})
 
@@ -54,7 +68,8 @@ def fetch(source: str, start: int, end: int, etag: str | None = None) -> Fetched
             return b""
         if response.status == 200 and (start > 0 or (response.content_length or 0) > end):
             raise RangesNotSupported("the server does not support range requests")
-        data = await _up_to(response, end - start + 1)
+        async with asyncio.timeout(seconds_for(min(end - start, response.content_length or end - start))):
+            data = await _up_to(response, end - start + 1)
         if len(data) > end - start:
             raise RangesNotSupported("the server sent more than the range it was asked for")
         return data
@@ -62,7 +77,7 @@ def fetch(source: str, start: int, end: int, etag: str | None = None) -> Fetched
     headers, total, data = _request(source, {"Range": f"bytes={start}-{end - 1}"}, take)
     found = _etag(headers)
     if etag is not None and found is not None and found != etag:
-        raise ObjectChanged("the object changed while it was being read")
+        raise ObjectChanged(CHANGED)
     return Fetched(data, found, start + len(data) if total is None else total)
 
 
@@ -89,24 +104,27 @@ def _request(source: str, headers: dict[str, str], take: Callable[[aiohttp.Clien
         encoded=True,
         client_kwargs={
             "trust_env": True,  # proxies
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
+            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
             "auto_decompress": False,
         },
     )
-    for retry in range(_TRIES):
+    began = time.monotonic()
+    num_broken = 0
+    for retry in count():
         try:
             return fsspec.asyn.sync(fs.loop, _answer, fs, source, headers, take)
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
+            num_broken += 1
             problem: Exception = error
+            is_hopeless = num_broken == _TRIES or time.monotonic() - began > ANSWER_SECONDS
         except aiohttp.ClientResponseError as error:
-            if error.status not in _RETRIED:
-                raise _plain(error) from None
             problem = error
+            is_hopeless = error.status not in _RETRIED or time.monotonic() - began > BUSY_SECONDS
         except (aiohttp.ClientError, ValueError) as error:  # not a URL at all
             raise OSError(f"{type(error).__name__}: {error}") from None
-        if retry == _TRIES - 1:
+        if is_hopeless:
             raise _plain(problem) from None
-        time.sleep(0.1 * 4**retry)
+        time.sleep(_PAUSE_SECONDS * 4 ** min(retry, 3))
     raise AssertionError("unreachable")
 
 
@@ -152,4 +170,6 @@ def _plain(error: Exception) -> OSError:
         if error.status in (404, 410):
             return FileNotFoundError(words)
         return PermissionError(f"access refused ({words})") if error.status in _REFUSED else OSError(words)
+    if isinstance(error, TimeoutError) and not str(error):
+        return OSError("the server did not answer in time")
     return OSError(f"{type(error).__name__}: {error}".rstrip(": "))

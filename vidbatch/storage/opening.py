@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 from vidbatch.errors import VideoError
 from vidbatch.storage import local, tar
 from vidbatch.storage.reader import FileReader, RangeReader, Reader
-from vidbatch.storage.types import BLOCK_BYTES, ObjectChanged, RangesNotSupported
+from vidbatch.storage.types import BLOCK_BYTES, RangesNotSupported
 from vidbatch.storage.urls import errors_of_a_video, http, normalise, s3, scheme_of
 
 _HEAD_SHARE: Final = 1 / 100
@@ -30,19 +30,27 @@ SPOOL_LIMIT_BYTES: Final = 8 * 2**30
 """What a server without range requests may send into a temporary file, at most."""
 
 
-def open_read(source: str, *, offset: int = 0, size: int | None = None, block_bytes: int = BLOCK_BYTES) -> Reader:
+def open_read(
+    source: str,
+    *,
+    offset: int = 0,
+    size: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    etag: str | None = None,
+) -> Reader:
     """A seekable stream over bytes [offset, offset + size) of an object, or to its end; `.bytes_read` counts.
 
     An object (or range) of at most `block_bytes` is read by one request, here; a larger one block by block as it is
-    read, in bounded memory. A range that reaches beyond the end ends there. Raises VideoError (missing, permission,
-    storage, not_a_video), here and from every read.
+    read, in bounded memory. A range that reaches beyond the end ends there. With an `etag` (S3 and http) only that
+    version of the object is read. Raises VideoError (missing, permission, changed, storage, not_a_video), here and from
+    every read.
     """
     with errors_of_a_video():
         if scheme_of(source) == "file":
             descriptor, total = local.open_descriptor(local.to_path(source))
             return FileReader(descriptor, offset, _clipped(total, offset, size))
         try:
-            return _open_ranges(source, offset=offset, size=size, block_bytes=block_bytes)
+            return _open_ranges(source, offset=offset, size=size, block_bytes=block_bytes, etag=etag)
         except RangesNotSupported:
             return _open_spooled(source, offset=offset, size=size)
 
@@ -52,17 +60,17 @@ def _clipped(total: int, offset: int, size: int | None) -> int:
     return rest if size is None else min(size, rest)
 
 
-def _open_ranges(source: str, *, offset: int, size: int | None, block_bytes: int) -> Reader:
+def _open_ranges(source: str, *, offset: int, size: int | None, block_bytes: int, etag: str | None) -> Reader:
     side, place = (s3(), normalise(source)) if scheme_of(source) == "s3" else (http(), source)
     if size == 0:
         return RangeReader(_nothing, size_bytes=0, first=b"", block_bytes=block_bytes)
-    start = side.fetch(place, offset, offset + (block_bytes if size is None else min(size, block_bytes)))
+    start = side.fetch(place, offset, offset + (block_bytes if size is None else min(size, block_bytes)), etag)
 
     def fetch(begin: int, end: int) -> bytes:
         with errors_of_a_video():
             data: bytes = side.fetch(place, offset + begin, offset + end, start.etag).data
             if len(data) != end - begin:
-                raise ObjectChanged(f"the storage sent {len(data)} bytes where {end - begin} were asked for")
+                raise OSError(f"the storage sent {len(data)} bytes where {end - begin} were asked for")
             return data
 
     length = _clipped(start.total_bytes, offset, size)
@@ -85,27 +93,34 @@ def _open_spooled(source: str, *, offset: int, size: int | None) -> Reader:
 
 
 def open_clip(clip: Mapping[str, Any]) -> Reader:
-    """The video of a schema.CLIP row, from its first byte to its last. Raises VideoError, also from every read."""
+    """The video of a schema.CLIP row, from its first byte to its last, in the version that was listed.
+
+    Raises VideoError, also from every read.
+    """
+    etag = clip.get("etag")
     if clip["member"] is None:
-        return open_read(clip["source"], block_bytes=_block_bytes(clip["size_bytes"]))
+        return open_read(clip["source"], block_bytes=_block_bytes(clip["size_bytes"]), etag=etag)
     return open_member(
         clip["source"],
         clip["member"],
         offset=clip["member_offset"],
         size=clip["size_bytes"],
         version=clip["content_version"],
+        etag=etag,
     )
 
 
-def open_member(source: str, member: str, *, offset: int | None, size: int | None, version: str = "") -> Reader:
+def open_member(
+    source: str, member: str, *, offset: int | None, size: int | None, version: str = "", etag: str | None = None
+) -> Reader:
     """A member of a shard: by its place in a plain tar, or (offset None) by its name in a gzipped one.
 
     The gzipped shard is unpacked once into an unnamed temporary file, which is kept until another one is asked for.
     Raises VideoError, `bounds` for a shard that unpacks to more than tar.UNPACKED_LIMIT_BYTES.
     """
     if offset is not None:
-        return open_read(source, offset=offset, size=size, block_bytes=_block_bytes(size))
-    return _UNPACKED.open(source, version, member)
+        return open_read(source, offset=offset, size=size, block_bytes=_block_bytes(size), etag=etag)
+    return _UNPACKED.open(source, version, member, etag)
 
 
 def _block_bytes(size: int | None) -> int:
@@ -129,10 +144,10 @@ class _Unpacked:
         self._file: BinaryIO | None = None
         self._places: dict[str, _Place] = {}
 
-    def open(self, source: str, version: str, member: str) -> Reader:
+    def open(self, source: str, version: str, member: str, etag: str | None) -> Reader:
         with self._lock, errors_of_a_video():
             if self._file is None or self._shard != (source, version):
-                self._replace(source, version)
+                self._replace(source, version, etag)
             place = self._places.get(member)
             if place is None:
                 raise VideoError("missing", f"the shard has no member {member!r}")
@@ -142,12 +157,12 @@ class _Unpacked:
             # A descriptor of its own: the stream outlives the shard's turn here.
             return FileReader(os.dup(self._file.fileno()), place.offset, size_bytes)
 
-    def _replace(self, source: str, version: str) -> None:
+    def _replace(self, source: str, version: str, etag: str | None) -> None:
         if self._file is not None:
             self._file.close()
         self._shard, self._places = None, {}
         self._file = cast(BinaryIO, tempfile.TemporaryFile(prefix="vidbatch-"))  # noqa: SIM115
-        with open_read(source) as packed:
+        with open_read(source, etag=etag) as packed:
             _unpack(packed, self._file)
         self._file.seek(0)
         try:

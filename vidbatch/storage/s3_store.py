@@ -6,12 +6,14 @@ used. Errors are plain OSErrors: FileNotFoundError, PermissionError, ObjectChang
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
+from itertools import count
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -30,7 +32,20 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 from s3fs import S3FileSystem
 
-from vidbatch.storage.types import Fetched, NoSuchBucket, ObjectChanged, StoredObject, Unconditional, pages_ahead
+from vidbatch.storage.types import (
+    ANSWER_SECONDS,
+    BUSY_SECONDS,
+    CHANGED,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Fetched,
+    NoSuchBucket,
+    ObjectChanged,
+    StoredObject,
+    Unconditional,
+    pages_ahead,
+    seconds_for,
+)
 
 MULTIPART_BYTES: Final = 256 * 2**20
 """Writes larger than this go in parts, with the condition on their completion, which fewer servers know than a
@@ -41,6 +56,7 @@ _MAX_FOLDERS: Final = 100
 """With more folders than this a listing is not split: a request for each would cost more than it saves."""
 
 _TRIES: Final = 4
+_PAUSE_SECONDS: Final = 0.5
 _WRITER: Final = "vidbatch-writer"
 """Object metadata that tells our own write from another's when the answer to it was lost."""
 
@@ -62,7 +78,11 @@ def _filesystem(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
         skip_instance_cache=True,
         use_listings_cache=False,
         client_kwargs={"region_name": region} if region else {},
-        config_kwargs={"max_pool_connections": 50},
+        config_kwargs={
+            "max_pool_connections": 50,
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+        },
     )
 
 
@@ -75,14 +95,35 @@ def split(url: str) -> tuple[str, str]:
 def _call(method: str, url: str, **arguments: Any) -> Any:
     bucket, key = split(url)
     fs = filesystem()
-    return _run(url, lambda: fs.call_s3(method, Bucket=bucket, **({"Key": key} if key else {}), **arguments))
+    given = {"Bucket": bucket, **({"Key": key} if key else {}), **arguments}
+    # botocore and s3fs each repeat a request by themselves: where every answer is long in coming, for many minutes.
+    patience = ANSWER_SECONDS + seconds_for(len(arguments.get("Body", b"")))
+    return _run(url, lambda: fsspec.asyn.sync(fs.loop, fs._call_s3, method, timeout=patience, **given))
 
 
 def _run(url: str, call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except _ANY_ERROR as error:
-        raise _plain(error, url) from error
+    began, pauses = time.monotonic(), _pauses()
+    while True:
+        try:
+            return call()
+        except _ANY_ERROR as error:
+            if not _is_busy(error) or time.monotonic() - began > BUSY_SECONDS:
+                raise _plain(error, url) from error
+        time.sleep(next(pauses))
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Whether the storage has answered that something is wrong with itself."""
+    status = _answer_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return bool(status >= 500 and status != 501)
+
+
+def _answer_of(error: BaseException) -> dict[str, Any]:
+    return dict(getattr(error.__cause__, "response", None) or {})
+
+
+def _pauses() -> Iterator[float]:
+    return (_PAUSE_SECONDS * 2 ** min(retry, 4) for retry in count())
 
 
 def _plain(error: BaseException, url: str) -> OSError:
@@ -95,6 +136,8 @@ def _plain(error: BaseException, url: str) -> OSError:
         return PermissionError(str(error).rstrip("."))
     if isinstance(error, ParamValidationError):
         return NoSuchBucket(f"{split(url)[0]!r} is not a valid bucket name")
+    if isinstance(error, TimeoutError) and not str(error):
+        return OSError("the storage did not answer in time")
     cause = error.__cause__
     if not isinstance(cause, ClientError):
         return OSError(str(error) or type(error).__name__)
@@ -109,7 +152,7 @@ def _plain(error: BaseException, url: str) -> OSError:
     if status in (401, 403) or isinstance(error, PermissionError):
         return PermissionError(f"access refused ({code}: {words})" if words else f"access refused ({code})")
     if status == 412:
-        return ObjectChanged("the object changed while it was being read")
+        return ObjectChanged(CHANGED)
     if status == 501 or code == "NotImplemented":
         return Unconditional(words or code)
     return OSError(f"{code}: {words}" if words else f"HTTP {status} {code}")
@@ -214,19 +257,23 @@ def read_with_version(url: str) -> tuple[bytes, str]:
 
 def _get(url: str, arguments: dict[str, Any], start: int) -> Fetched:
     fs = filesystem()
-    for retry in range(_TRIES):
+    began, pauses = time.monotonic(), _pauses()
+    num_broken = 0
+    while True:
         try:
             return fsspec.asyn.sync(fs.loop, _get_body, fs, arguments, start)  # type: ignore[no-any-return]
         except _BodyBroken as error:  # s3fs and botocore have tried the request again and again, but not its body
-            if retry == _TRIES - 1:
-                raise OSError(f"the connection broke {_TRIES} times ({error})") from error
-            time.sleep(0.1 * 4**retry)
+            num_broken += 1
+            if num_broken == _TRIES or time.monotonic() - began > ANSWER_SECONDS:
+                times = f"{num_broken} times" if num_broken > 1 else "once"
+                raise OSError(f"the connection broke {times} ({error})") from error
+            time.sleep(0.1 * 4 ** (num_broken - 1))
         except _ANY_ERROR as error:
-            answer = getattr(error.__cause__, "response", None) or {}
-            if answer.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            if _answer_of(error).get("Error", {}).get("Code") in ("InvalidRange", "416"):
                 return Fetched(b"", None, start)  # nothing there: an empty object, or one that ends before
-            raise _plain(error, url) from error
-    raise AssertionError("unreachable")
+            if not _is_busy(error) or time.monotonic() - began > BUSY_SECONDS:
+                raise _plain(error, url) from error
+            time.sleep(next(pauses))
 
 
 class _BodyBroken(OSError):
@@ -234,10 +281,12 @@ class _BodyBroken(OSError):
 
 
 async def _get_body(fs: Any, arguments: dict[str, Any], start: int) -> Fetched:
-    answer = await fs._call_s3("get_object", **arguments)
+    answer = await asyncio.wait_for(fs._call_s3("get_object", **arguments), ANSWER_SECONDS)
     try:
-        async with answer["Body"] as body:
+        async with answer["Body"] as body, asyncio.timeout(seconds_for(answer["ContentLength"])):
             data = await body.read()
+    except TimeoutError as error:
+        raise _BodyBroken(str(error) or "it was too slow") from error
     except _ANY_ERROR as error:
         raise _BodyBroken(str(error) or type(error).__name__) from error
     total = str(answer.get("ContentRange") or "").rpartition("/")[2]

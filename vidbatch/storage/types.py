@@ -16,8 +16,22 @@ PAGE_OBJECTS: Final = 1000
 BLOCK_BYTES: Final = 8 * 2**20
 """Bytes one request asks for: large enough to fill a network card, small enough to hold a few."""
 
+CHANGED: Final = "the object is not the one that was listed, or changed while it was read"
+
 PAGES_AHEAD: Final = 16
 LISTING_THREADS: Final = 8
+
+CONNECT_SECONDS: Final = 10.0
+READ_SECONDS: Final = 20.0
+"""A connection that gives nothing for so long is given up, and the request repeated."""
+ANSWER_SECONDS: Final = 100.0
+"""How long a request is repeated before it has failed: with the slowest body less than a decoder is waited for, so that
+a store that hangs is an error of the store and not of the video."""
+BUSY_SECONDS: Final = 60.0
+"""How long a store is waited for that answers, but says that it cannot: some seconds of overload must not end a run of
+hours."""
+SLOWEST_BYTES_A_SECOND: Final = 2**16
+"""A body that comes slower than this on the whole counts as one that stands still."""
 
 Place = TypeVar("Place")
 Item = TypeVar("Item")
@@ -66,11 +80,16 @@ class RangesNotSupported(OSError):
 
 
 class ObjectChanged(OSError):
-    """The object was replaced while it was being read."""
+    """The object is not the one that was listed, or was replaced while it was being read."""
 
 
 class Unconditional(OSError):
     """A storage that answers conditional writes with 'not implemented'."""
+
+
+def seconds_for(num_bytes: int) -> float:
+    """How long a body of this size may take."""
+    return READ_SECONDS + num_bytes / SLOWEST_BYTES_A_SECOND
 
 
 def pages_ahead(

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from urllib.parse import urlsplit
 
 from vidbatch.errors import ConfigError, ErrorKind, StorageError, VideoError
 from vidbatch.storage import local
-from vidbatch.storage.types import NotAFile
+from vidbatch.storage.types import NotAFile, ObjectChanged
 
 
 def normalise(source: str) -> str:
@@ -35,9 +36,12 @@ def redact(text: str) -> str:
     return _SIGNATURE.sub(r"\1=…", text)
 
 
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]*@")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*")
-_SIGNATURE = re.compile(r"(?i)\b(X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|sig|token)=[^&\s'\"<>]+")
+_SIGNATURE = re.compile(
+    r"(?i)\b(X-Amz-[A-Za-z-]+|sig|(?:[\w-]*[_-])?(?:signature|token|secret|password|secret_?key|api_?key|key_?id)"
+    r"|AWSAccessKeyId)=[^&\s'\"<>]+"
+)
 
 
 def scheme_of(source: str) -> str:
@@ -48,6 +52,11 @@ def scheme_of(source: str) -> str:
     scheme = scheme.lower()
     if scheme not in ("file", "s3", "http", "https"):
         raise ConfigError(f"{redact(source)!r}: {scheme}:// is not supported; allowed: a path, file, s3, http, https")
+    if scheme in ("http", "https"):
+        try:
+            urlsplit(source)
+        except ValueError:  # whose words repeat what may hold a password
+            raise ConfigError(f"{redact(source)!r} is not a URL") from None
     host = rest.partition("/")[0]
     if scheme != "file" and not host:
         raise ConfigError(f"{redact(source)!r} names no {'bucket' if scheme == 's3' else 'host'}")
@@ -81,6 +90,8 @@ def kind_of(error: OSError) -> ErrorKind:
         return "missing"
     if isinstance(error, NotAFile):
         return "not_a_video"
+    if isinstance(error, ObjectChanged):
+        return "changed"
     return "permission" if isinstance(error, PermissionError) else "storage"
 
 
