@@ -22,12 +22,12 @@ def slow(seconds: float) -> type:
     """The model stage, each of whose calls takes so much longer."""
 
     class SlowClassify:
-        def __init__(self, spec: Any, config: Any, weights: Any, num_threads: int) -> None:
+        def __init__(self, spec: Any, config: Any, weights: Any, num_threads: int, watch: Any) -> None:
             import ray
 
             from vidbatch.classify import Classifier
 
-            self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads)
+            self._classifier = Classifier(spec, config, ray.get(weights), num_threads=num_threads, watch=watch)
 
         def __call__(self, table: Any) -> Any:
             time.sleep(seconds)

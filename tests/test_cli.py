@@ -170,7 +170,9 @@ def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, numb
     settings.write_text("stage_seconds: 0\n")
     command = [*VIDBATCH, "label", str(archive), "--output", str(output), "--model", f"file:{place / 'model'}",
                "--sampling", "all", "--config", str(settings)]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Should Ray end the process by itself while it shuts down, it is to say why.
+    telling = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "warning"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=telling)
     deadline = time.monotonic() + 120
     while not list(output.glob("_runs/*/staged/*/*.videos.parquet")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
