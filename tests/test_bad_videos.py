@@ -22,9 +22,11 @@ Decode = Callable[..., Decoded]
 @pytest.fixture(scope="module")
 def decode() -> Iterator[Decode]:
     """Decodes one file in a process that all tests here share: what one bad file does must not hurt the next."""
-    decoder = Decoder(config(sampling="all"), SPEC)
+    decoders: dict[str, Decoder] = {}
 
-    def run(path: Path, **columns: object) -> Decoded:
+    def run(path: Path, sampling: str = "all", **columns: object) -> Decoded:
+        decoder = decoders.get(sampling) or Decoder(config(sampling=sampling), SPEC)
+        decoders[sampling] = decoder
         [clip] = together(decoder(work([clip_row(path, **columns)])), SPEC)
         assert clip.error_kind is None or clip.error_kind in ERROR_KINDS
         assert clip.error_kind is None or clip.last["error_message"]
@@ -32,7 +34,8 @@ def decode() -> Iterator[Decode]:
         return clip
 
     yield run
-    decoder.close()
+    for decoder in decoders.values():
+        decoder.close()
 
 
 def ffmpeg(folder: Path, *arguments: str) -> None:
@@ -310,7 +313,10 @@ def test_a_keyframe_of_which_nothing_is_left_but_its_packet_is_no_endless_search
     assert clip.error_kind in (None, "corrupt"), clip.last["error_message"]
 
 
-def test_fuzzed_videos_never_escape_as_exceptions(tmp_path: Path, decode: Decode, good: tuple[str, bytes]) -> None:
+@pytest.mark.parametrize("sampling", ["all", "fps=5", "keyframes"])
+def test_fuzzed_videos_never_escape_as_exceptions(
+    tmp_path: Path, decode: Decode, good: tuple[str, bytes], sampling: str
+) -> None:
     """Twenty random mutations of each format; whatever they do is a row, and the process lives."""
     name, data = good
     rng = np.random.default_rng([ord(letter) for letter in name])
@@ -320,6 +326,6 @@ def test_fuzzed_videos_never_escape_as_exceptions(tmp_path: Path, decode: Decode
             mutated[place] = rng.integers(256)
         path = tmp_path / f"{number}-{name}"
         path.write_bytes(mutated)
-        clip = decode(path, num_clips=1)
+        clip = decode(path, sampling, num_clips=1)
         assert clip.error_kind not in ("worker", "decoder_crashed", "timeout"), clip.last["error_message"]
         path.unlink()
