@@ -34,6 +34,7 @@ test-long: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m long -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 chaos: $(INSTALLED)  ## disturb runs at random and compare their tables row for row (45 minutes; goes on where it was)
+	@scripts/install.sh debian
 	$(BIN)/python tests/chaos/run.py
 
 lint: $(INSTALLED)  ## ruff and mypy, as CI runs them

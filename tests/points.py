@@ -1,4 +1,4 @@
-"""The crash points of the publish protocol: a name in; out, a process that dies just there, by a real SIGKILL.
+"""The crash points of the publish protocol: a name in; out, a process that dies (or stands still) just there.
 
     python -c "import points; points.die_at('publish frames', 'after'); from vidbatch.cli import main; main()" label ...
 
@@ -65,12 +65,15 @@ def _watched(write: str, real: Callable[..., Any], at: Callable[[str, Moment], N
     return call
 
 
-def die_at(name: str, moment: Moment) -> None:
-    """Let this process die at the first write of that name."""
+def die_at(name: str, moment: Moment, by: int = signal.SIGKILL) -> None:
+    """Let this process die at the first write of that name, by a real signal; by SIGSTOP it stands still there."""
+    struck = False
 
     def at(reached: str, when: Moment) -> None:
-        if (reached, when) == (name, moment):
-            os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal struck
+        if (reached, when) == (name, moment) and not struck:
+            struck = True
+            os.kill(os.getpid(), by)
 
     watch_writes(at)
 

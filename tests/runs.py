@@ -33,8 +33,8 @@ def fill(folder: Path, num_videos: int) -> None:
     )
 
 
-def command(folder: Path, output: Path, dies_at: tuple[str, str] | None = None) -> list[str]:
-    """The run; given a crash point and a moment (points.py), one that dies there."""
+def command(folder: Path, output: Path, dies_at: tuple[str, ...] | None = None) -> list[str]:
+    """The run; given what points.die_at takes (a crash point and a moment), one that dies there."""
     python = VIDBATCH
     if dies_at is not None:
         python = [sys.executable, "-c", f"import points; points.die_at(*{dies_at!r}); {VIDBATCH[-1]}"]

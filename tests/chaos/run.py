@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,11 +21,13 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "chaos")]
-from kills import Kills  # noqa: E402  # the tests are no package
+from hosts import OnHosts  # noqa: E402  # the tests are no package
+from kills import Kills  # noqa: E402
 from storage import Storage  # noqa: E402
 
-PLACES: list[Any] = [Kills, Storage]
-"""Context managers with `planned` (scenario -> how often) and `once(scenario, number)`."""
+PLACES: list[Any] = [Kills, OnHosts, Storage]
+"""Context managers with `planned` (scenario -> how often), `once(scenario, number)` and, where a machine may lack what
+they need, `forbidden()`, the reason or None."""
 
 STATE = REPOSITORY / ".cache" / "chaos.json"
 
@@ -35,9 +38,10 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="forget what was done before")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clusters are to be shut down then, too
-    todo = wanted(options.scenarios)
+    places = possible()
+    todo = wanted(options.scenarios, places)
     done = {} if options.again else load()
-    for place in PLACES:
+    for place in places:
         left = [(name, at) for name, at in todo if name in place.planned and f"{name}-{at}" not in done]
         if not left:
             continue
@@ -51,9 +55,23 @@ def main() -> None:
     sys.exit(report([done[f"{name}-{at}"] for name, at in todo]))
 
 
-def wanted(words: list[str]) -> list[tuple[str, int]]:
+def possible() -> list[Any]:
+    """The places that this machine lets us make; says which not, and fails where the network ones are required."""
+    found = []
+    for place in PLACES:
+        reason = place.forbidden() if hasattr(place, "forbidden") else None
+        if reason is None:
+            found.append(place)
+        elif os.environ.get("VIDBATCH_REQUIRE_NETNS") == "1":
+            sys.exit(f"VIDBATCH_REQUIRE_NETNS=1, but {reason}")
+        else:
+            print(f"not tried: {', '.join(place.planned)}: {reason}", flush=True)
+    return found
+
+
+def wanted(words: list[str], places: list[Any]) -> list[tuple[str, int]]:
     """(scenario, number) of what was asked for, all that is planned where nothing was."""
-    planned = {name: times for place in PLACES for name, times in place.planned.items()}
+    planned = {name: times for place in places for name, times in place.planned.items()}
     asked = {name: int(times or 1) for name, _, times in (word.partition("=") for word in words)} or planned
     unknown = sorted(asked.keys() - planned.keys())
     if unknown:
