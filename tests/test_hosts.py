@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from runs import command, fill
+from runs import Rows, command, fill, rows
+
+from vidbatch.config import load_config
+from vidbatch.pipeline import label
 
 sys.path.insert(0, str(Path(__file__).parent / "chaos"))
 import network  # the tests are no package
@@ -32,9 +35,15 @@ def _allowed() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(_allowed: None) -> Iterator[OnHosts]:
-    with OnHosts(NUM_VIDEOS) as place:
+def place(_allowed: None, local_ray: None) -> Iterator[OnHosts]:
+    """Three hosts; the tables to compare with are made without them."""
+    with OnHosts(NUM_VIDEOS, undisturbed) as place:
         yield place
+
+
+def undisturbed(folder: Path) -> Rows:
+    label(load_config({"output": folder / "clean"}, folder / "settings.yaml"))
+    return rows(folder / "clean")
 
 
 def test_a_host_whose_power_fails_in_mid_run_costs_nothing_but_time(place: OnHosts) -> None:

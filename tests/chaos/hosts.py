@@ -21,7 +21,7 @@ import network
 import psutil
 import pyarrow.parquet as pq
 from network import Host, Hosts
-from runs import command, differences, fill, rows
+from runs import Rows, command, differences, fill, rows
 
 NUM_VIDEOS: Final = 60
 SEED: Final = 20261125
@@ -42,8 +42,10 @@ class OnHosts(AbstractContextManager["OnHosts"]):
     planned: Final = {"host": 5, "cut-off": 1, "zombie": len(ZOMBIES), "joins": 1}
     forbidden: Final = staticmethod(network.forbidden)
 
-    def __init__(self, num_videos: int = NUM_VIDEOS) -> None:
+    def __init__(self, num_videos: int = NUM_VIDEOS, undisturbed: Callable[[Path], Rows] | None = None) -> None:
+        """`undisturbed` gives the tables to compare with for a folder of runs.fill(), if not a run on the hosts."""
         self.num_videos = num_videos
+        self.undisturbed = undisturbed or self._undisturbed
 
     def __enter__(self) -> OnHosts:
         self._temporary = tempfile.TemporaryDirectory(prefix="vidbatch-hosts-")
@@ -52,10 +54,7 @@ class OnHosts(AbstractContextManager["OnHosts"]):
         self.hosts = Hosts(self.folder)
         try:
             self.hosts.__enter__()
-            run = Run(self, "clean", 0)
-            run.end(run.start(self.hosts.head))
-            assert run.exit_codes == [0], (self.folder / "clean-0.log").read_text()
-            self.clean = rows(run.output)
+            self.clean = self.undisturbed(self.folder)
             assert len(self.clean[0]) == self.num_videos + 1
         except BaseException:
             self.__exit__()
@@ -65,6 +64,12 @@ class OnHosts(AbstractContextManager["OnHosts"]):
     def __exit__(self, *_: object) -> None:
         self.hosts.__exit__()
         self._temporary.cleanup()
+
+    def _undisturbed(self, folder: Path) -> Rows:
+        run = Run(self, "clean", 0)
+        run.end(run.start(self.hosts.head))
+        assert run.exit_codes == [0], (folder / "clean-0.log").read_text()
+        return rows(run.output)
 
     def once(self, scenario: str, number: int) -> dict[str, Any]:
         self.hosts.make_whole()
