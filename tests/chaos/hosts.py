@@ -36,7 +36,8 @@ class OnHosts(AbstractContextManager["OnHosts"]):
 
     Scenarios: `host`, one that works for the run is killed, in turn with and without its connections being closed;
     `cut-off`, one that works for the run is out of reach for a minute; `zombie`, the driver's is, the command is run
-    anew elsewhere, then the first driver comes back; `joins`, one is added, and later another one lost.
+    anew elsewhere, then the first driver comes back; `joins`, one is added, and later another one lost: pools keep the
+    size they began with, so what is new has work only when an actor finds its place there.
     """
 
     planned: Final = {"host": 5, "cut-off": 1, "zombie": len(ZOMBIES), "joins": 1}
@@ -108,8 +109,9 @@ class Run:
         return driver.poll() is None
 
     def one_of(self, hosts: Hosts) -> Host:
-        """A host that is not the head."""
-        return hosts.hosts[self.moments.randrange(1, len(hosts.hosts))]
+        """A host that is not the head, of those that have an actor of the run if there are any."""
+        others = hosts.hosts[1:]
+        return self.moments.choice([host for host in others if works(host)] or others)
 
     def end(self, driver: subprocess.Popen[Any], *, may_fail: bool = False) -> None:
         """Wait for it; None stands for one that does not end. `may_fail`: any end will do."""

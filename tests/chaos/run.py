@@ -1,6 +1,6 @@
 """Whole runs in, disturbed at random; out, whether any row was lost, doubled or wrong: `make chaos`.
 
-    python tests/chaos/run.py                  all of it, about 45 minutes
+    python tests/chaos/run.py                  all of it, about 55 minutes
     python tests/chaos/run.py driver=2 stuck   two kills of the driver and one stuck node only
     python tests/chaos/run.py --again          forget what an earlier, broken off call has done
 
