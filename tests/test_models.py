@@ -571,7 +571,7 @@ def small_bundle_at(place: Path, state: State) -> Path:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": "vidbatch-bundle-2"}, "format: input should be 'vidbatch-bundle-1'"),
+        ({"format": "vidbatch-bundle-3"}, "format: 'vidbatch-bundle-3' is of another version of vidbatch"),
         ({"architecture": "resnet81"}, "architecture: there is no 'resnet81'; did you mean"),
         ({"architecture": "r3d_18"}, "architecture: 'r3d_18' is a video model"),
         ({"height": 0}, "height: input should be greater than or equal to 8"),
@@ -580,7 +580,7 @@ def small_bundle_at(place: Path, state: State) -> Path:
         ({"mean": [0.5]}, "mean: "),
         ({"interpolation": "nearest"}, "interpolation: input should be 'bilinear'"),
         ({"labels": []}, "labels: "),
-        ({"colour": "bgr"}, "colour: no such field; allowed: format, architecture, labels"),
+        ({"colour": "bgr"}, "colour: no such field; allowed: format, video, architecture, labels"),
         ({"architecture": "efficientnet-lite0", "height": 100}, "height and width must be multiples of 32"),
     ],
 )

@@ -48,6 +48,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "video_spec",
             "video_networks",
             "video_weights",
+            "window_networks",
         ),
         "metrics": ("metrics",),
         "results": ("results",),

@@ -1,7 +1,9 @@
 """Our own model format: a folder or prefix in; weights, architecture, labels and preprocessing of one model out.
 
 <bundle>/model.safetensors    the state dict
-<bundle>/config.json          BundleConfig: everything else that a frame's label depends on
+<bundle>/config.json          BundleConfig: everything else that a label depends on
+
+`vidbatch-bundle-1` is a network for single frames; `vidbatch-bundle-2` one for windows of frames, which has `video`.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vidbatch import storage
 from vidbatch.errors import ConfigError
+from vidbatch.input_spec import InputSpec
 from vidbatch.model_names import LITE0, known_architecture
 from vidbatch.schema import FrameSpec
+from vidbatch.video_spec import VideoSpec
+from vidbatch.windows import WindowSpec
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +30,38 @@ Rgb = tuple[float, float, float]
 Size = Annotated[int, Field(ge=8, le=4096)]
 
 
+Format = Literal["vidbatch-bundle-1", "vidbatch-bundle-2"]
+_OF_FRAMES: Final[Format] = "vidbatch-bundle-1"
+_OF_WINDOWS: Final[Format] = "vidbatch-bundle-2"
+
+
+class WindowModel(BaseModel):
+    """What is looked at in windows, and how: training and labelling do the same with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: VideoSpec
+    inputs: InputSpec = InputSpec.model_validate({})
+    windows: WindowSpec
+
+    @field_validator("windows")
+    @classmethod
+    def _goes_by_time(cls, value: WindowSpec) -> WindowSpec:
+        if value.fps is None:
+            raise ValueError("windows of every N-th frame cannot be served yet: give fps")
+        return value
+
+
 class BundleConfig(BaseModel):
     """config.json of a bundle; frames are normalised as (value / 255 - mean) / std, channels in RGB order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["vidbatch-bundle-1"] = "vidbatch-bundle-1"
-    architecture: str
-    """torchvision:NAME, timm:NAME, efficientnet-lite0 or stamp."""
+    format: Format = _OF_FRAMES
+    video: WindowModel | None = None
+    """None: a network for single frames."""
+    architecture: str = Field("", validate_default=True)
+    """torchvision:NAME, timm:NAME, efficientnet-lite0 or stamp; with `video`, the name of its network."""
     labels: tuple[str, ...] | None = Field(None, min_length=1)
     """One a class, in the order of the last layer; None: ImageNet's names for 1000 classes, else class_0, class_1, …"""
     height: Size = 224
@@ -42,10 +71,25 @@ class BundleConfig(BaseModel):
     mean: Rgb = (0.5, 0.5, 0.5)
     std: Rgb = (0.5, 0.5, 0.5)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _format_follows(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("video") is not None:
+            return {"format": _OF_WINDOWS, **given}
+        return given
+
     @field_validator("architecture")
     @classmethod
-    def _is_known(cls, value: str) -> str:
-        return known_architecture(value)
+    def _is_known(cls, value: str, others: ValidationInfo) -> str:
+        video = others.data.get("video")
+        if video is None:
+            if not value:
+                raise ValueError("not given; it is required")
+            return known_architecture(value)
+        if value not in ("", video.network.name):
+            raise ValueError(f"{value!r} is not the name of the network of `video`, {video.network.name!r}")
+        name: str = video.network.name
+        return name
 
     @field_validator("std")
     @classmethod
@@ -58,6 +102,8 @@ class BundleConfig(BaseModel):
     def _size_fits(self) -> BundleConfig:
         if self.architecture == LITE0 and (self.height % 32 or self.width % 32):
             raise ValueError(f"height and width must be multiples of 32 for {LITE0}")
+        if (self.video is not None) != (self.format == _OF_WINDOWS):
+            raise ValueError(f"{self.format} has {'no' if self.video else 'a'} `video`")
         return self
 
     @property
@@ -100,6 +146,9 @@ def _first_sentence(error: ValidationError) -> str:
     problem = error.errors()[0]
     field = str(problem["loc"][0]) if problem["loc"] else "config"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("model: ")
+    if field == "format":
+        read = " and ".join(get_args(Format))
+        return f"format: {problem['input']!r} is of another version of vidbatch; this one reads {read}"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such field; allowed: {', '.join(BundleConfig.model_fields)}"
     if problem["type"] == "missing":

@@ -3,14 +3,14 @@
 Frames of all chunks of a call are joined to full batches and taken apart again; no frame's answer depends on the
 frames beside it. A chunk on which the model fails, alone and twice, or of which it says no finite scores, goes on
 without frames, as an error of its video; so does one on which it hung twice (watch.py). Layout: frames_nhwc is uint8
-RGB, as decode gives it.
+RGB, as decode gives it; windows are of windows.window_dtype.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from vidbatch.errors import ConfigError
 from vidbatch.models import ModelSpec
 from vidbatch.schema import PIXELS, PREDICTIONS, FrameSpec
 from vidbatch.watch import MOST_HANGS, Watched
+from vidbatch.windows import window_dtype
 from vidbatch.yuv import Layout, to_rgb
 
 if TYPE_CHECKING:
@@ -67,17 +68,25 @@ class Classifier:
         check_device(config.device)
         torch.set_num_threads(1)  # networks.Network has its own
         on_gpu = config.device != "cpu" and torch.cuda.is_available()
-        self._network = build(spec, weights, "cuda" if on_gpu else "cpu", num_threads=num_threads)
+        self._network = cast(Any, build(spec, weights, "cuda" if on_gpu else "cpu", num_threads=num_threads))
         self._frame = spec.frame
+        self._window: np.dtype[Any] | None = None
         self._batch_size = config.batch_size
+        if spec.video is not None:
+            num_frames = spec.video.windows.num_frames
+            self._window = window_dtype(num_frames, spec.frame.height, spec.frame.width)
+            self._batch_size = max(1, config.batch_size // num_frames)
         self._top_k = min(config.top_k, len(spec.labels))
         self._embedding = config.embedding
         self._num_threads = num_threads
         self._watched = Watched(watch)
         self._model_timeout_seconds = config.model_timeout_seconds
         self._narrow_calls_left = 0
-        warm_up = config.batch_size if on_gpu else 1
-        self._network(torch.zeros((warm_up, *_shape(spec.frame)), dtype=torch.uint8).to(self._network.device))
+        warm_up = self._batch_size if on_gpu else 1
+        if self._window is not None:
+            self._network(np.zeros(warm_up, self._window))
+        else:
+            self._network(torch.zeros((warm_up, *_shape(spec.frame)), dtype=torch.uint8).to(self._network.device))
 
     @property
     def is_wide(self) -> bool:
@@ -157,6 +166,8 @@ class Classifier:
 
     def _chunk(self, cell: pa.LargeBinaryScalar, layout: dict[str, Any] | None) -> Array | Tensor:
         """The frames of one chunk, uint8 n x height x width x 3: not copied, or made on the device out of planes."""
+        if self._window is not None:
+            return np.frombuffer(cell.as_buffer(), self._window)
         if layout is None:
             return _frames_nhwc(cell, self._frame)
         import torch
@@ -195,10 +206,18 @@ class Classifier:
         answers = {"index": indices, "score": scores, "embedding": embeddings, "score_sum": [sums]}
         return {name: torch.cat(parts).cpu().numpy() for name, parts in answers.items() if parts}
 
-    def _batches(self, chunks: list[Array | Tensor]) -> Iterator[Tensor]:
-        """The frames of all chunks in order, in batches of the set size on the device; the last may be smaller."""
+    def _batches(self, chunks: list[Array | Tensor]) -> Iterator[Any]:
+        """The frames of all chunks in order, in batches of the set size on the device; the last may be smaller.
+
+        Windows stay where they are: their network takes them to the device.
+        """
         import torch
 
+        if self._window is not None:
+            windows = np.concatenate([np.empty(0, self._window), *map(np.asarray, chunks)])
+            for start in range(0, len(windows), self._batch_size):
+                yield windows[start : start + self._batch_size]
+            return
         if any(isinstance(chunk, torch.Tensor) for chunk in chunks):
             device = self._network.device
             parts = [c if isinstance(c, torch.Tensor) else torch.from_numpy(c.copy()).to(device) for c in chunks]

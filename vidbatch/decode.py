@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,17 @@ import pyarrow as pa
 from vidbatch import schema, storage
 from vidbatch.config import LabelConfig
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
-from vidbatch.decoding.types import Bounds, Job, TargetSize
+from vidbatch.decoding.types import Bounds, Job, TargetSize, WindowJob
 from vidbatch.errors import VidbatchError, VideoError
 from vidbatch.schema import FrameSpec
 
+if TYPE_CHECKING:
+    from vidbatch.windows import WindowSpec
+
 Clip = dict[str, Any]
+
+WINDOWS_FUNCTION: Final = "vidbatch.decoding.window_clips:decode_windows"
+"""What a child process runs to decode windows; takes a WindowJob."""
 
 _TRIES: Final = 2
 _MIB: Final = 2**20
@@ -44,14 +50,20 @@ _EMPTY_CHUNK: Final[dict[str, Any]] = {"num_frames": 0, "pts_seconds": [], "is_k
 class Decoder:
     """Decodes packs of clips, one clip after the other; the callable class of the decode stage.
 
-    Args: `frame_spec` is the size of the frames that come out; `watch`, an actor's handle, is told of slow clips.
+    Args: `frame_spec` is the size of the frames that come out; `watch`, an actor's handle, is told of slow clips. With
+    `windows`, rows are windows of frames (windows.window_dtype) and not single ones.
     """
 
     function = "vidbatch.decoding.frames:decode_clip"
 
-    def __init__(self, config: LabelConfig, frame_spec: FrameSpec, watch: Any = None) -> None:
+    def __init__(
+        self, config: LabelConfig, frame_spec: FrameSpec, watch: Any = None, windows: WindowSpec | None = None
+    ) -> None:
         self._config = config
         self._frame_spec = frame_spec
+        self._windows = windows
+        if windows is not None:
+            self.function = WINDOWS_FUNCTION
         self._watch = watch
         self._url = ""
         self._process = _isolated(config, self._say_slow)
@@ -79,9 +91,12 @@ class Decoder:
         began = time.perf_counter()
         self._url = clip["url"]
         header: dict[str, Any] = {}
+        job = job_of(clip, self._config, self._frame_spec)
+        if self._windows is not None:
+            job = window_job(clip, self._config, self._frame_spec, self._windows)
         for attempt in range(1, _TRIES + 1):
             try:
-                for record, pixels in self._process.call(self.function, job_of(clip, self._config, self._frame_spec)):
+                for record, pixels in self._process.call(self.function, job):
                     if "chunk_index" not in record:
                         header = record
                     elif record["chunk_index"] >= num_given:  # a second try begins with what is already given
@@ -204,6 +219,17 @@ def job_of(clip: Clip, config: LabelConfig, frame_spec: FrameSpec | None) -> Job
     bounds = Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets)
     target = None if frame_spec is None else TargetSize(*frame_spec)
     return Job(clip, config.sampling, target, bounds, config.clip_seconds, as_yuv=config.hand_over == "yuv420")
+
+
+def window_job(clip: Clip, config: LabelConfig, frame_spec: FrameSpec, windows: WindowSpec) -> WindowJob:
+    """What the child process needs to know to decode a video as windows."""
+    bounds = Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets)
+    return WindowJob(clip, "all", TargetSize(*frame_spec), bounds, config.clip_seconds, windows=windows)
+
+
+def keep_whole(clip: Clip) -> list[Clip]:
+    """The plan of a video for a model of windows: a cut could go through one."""
+    return [clip]
 
 
 def _isolated(config: LabelConfig, on_slow: Callable[[float], None] | None = None) -> IsolatedProcess:

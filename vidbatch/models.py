@@ -22,7 +22,8 @@ from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
 from vidbatch import storage
-from vidbatch.bundles import BundleConfig, Rgb, read_bundle, save_bundle
+from vidbatch.bundles import BundleConfig, Rgb, WindowModel, read_bundle, save_bundle
+from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.model_names import (
     LITE0,
@@ -35,7 +36,7 @@ from vidbatch.model_names import (
 )
 from vidbatch.schema import FrameSpec
 
-__all__ = ["BundleConfig", "ModelRef", "ModelSpec", "find_model", "load_spec", "save_bundle"]
+__all__ = ["BundleConfig", "ModelRef", "ModelSpec", "find_model", "load_spec", "model_for", "save_bundle"]
 
 HALF: Final[Rgb] = (0.5, 0.5, 0.5)
 IMAGENET_MEAN: Final[Rgb] = (0.485, 0.456, 0.406)
@@ -71,6 +72,8 @@ class ModelRef:
     labels: tuple[str, ...] | None = field(default=None, repr=False)
     embedding_size: int | None = None
     """Given for the default model only, which needs no torch in the driver."""
+    video: WindowModel | None = None
+    """How a model of windows looks at them; None for one of single frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,8 @@ class ModelSpec:
     std: Rgb
     embedding_size: int
     """Values in a frame's embedding: the input of the last layer."""
+    video: WindowModel | None = None
+    """How a model of windows looks at them; None for one of single frames."""
 
 
 # --- find -----------------------------------------------------------------------------------------------------------
@@ -133,7 +138,22 @@ def _find_bundle(url: str) -> ModelRef:
         weights=weights,
         preprocessing=Preprocessing(config.frame, config.mean, config.std),
         labels=config.labels,
+        video=config.video,
     )
+
+
+def model_for(config: LabelConfig) -> ModelRef:
+    """The model of a run, as `find_model`; ConfigError too for settings that a model of windows decides by itself."""
+    ref = find_model(config.model)
+    if ref.video is None:
+        return ref
+    windows = ref.video.windows
+    how = f"{ref.name!r} looks at windows of {windows.num_frames} frames, {windows.fps:g} a second"
+    if "sampling" in config.model_fields_set:
+        raise ConfigError(f"sampling: {config.sampling!r} is not allowed: {how}; leave it out")
+    if config.hand_over != "rgb":
+        raise ConfigError(f"hand_over: {config.hand_over!r} is not allowed: {how}; allowed: rgb")
+    return ref
 
 
 def _find_torchvision(name: str, weights: str) -> ModelRef:
@@ -222,9 +242,10 @@ def _ref(
     preprocessing: Preprocessing | None = None,
     labels: tuple[str, ...] | None = None,
     embedding_size: int | None = None,
+    video: WindowModel | None = None,
 ) -> ModelRef:
     library = architecture.partition(":")[0]
-    parts = {
+    parts: dict[str, Any] = {
         "architecture": architecture,
         "weights": hashlib.sha256(weights).hexdigest() if weights is not None else published and published.url,
         "preprocessing": preprocessing,
@@ -233,6 +254,8 @@ def _ref(
         "published": published and published.member,
         "labels": labels,
     }
+    if video is not None:
+        parts["video"] = video.model_dump(mode="json")
     return ModelRef(
         name=name,
         architecture=architecture,
@@ -242,6 +265,7 @@ def _ref(
         preprocessing=preprocessing,
         labels=labels,
         embedding_size=embedding_size,
+        video=video,
     )
 
 
@@ -260,7 +284,12 @@ def load_spec(ref: ModelRef) -> tuple[ModelSpec, bytes]:
 
     weights = ref.weights if ref.weights is not None else _download(ref)
     preprocessing = ref.preprocessing or _ask_library(ref)
-    facts = networks.inspect(ref.architecture, weights, preprocessing.frame, ref.name)
+    if ref.video is not None:
+        from vidbatch.window_networks import inspect_windows
+
+        facts = inspect_windows(ref.video, weights, preprocessing.frame, ref.name)
+    else:
+        facts = networks.inspect(ref.architecture, weights, preprocessing.frame, ref.name)
     labels = ref.labels
     if labels is None:
         numbered = tuple(f"class_{i}" for i in range(facts.num_classes))
@@ -287,6 +316,7 @@ def _spec(ref: ModelRef, how: Preprocessing, *, labels: tuple[str, ...], embeddi
         mean=how.mean,
         std=how.std,
         embedding_size=embedding_size,
+        video=ref.video,
     )
 
 

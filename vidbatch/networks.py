@@ -26,6 +26,7 @@ from vidbatch.schema import FrameSpec
 
 if TYPE_CHECKING:
     from vidbatch.models import ModelSpec
+    from vidbatch.window_networks import NetworkOfWindows
 
 CPU_SLICE_FRAMES: Final = 4
 """Frames a CPU runs at once, whatever the batch: the default model takes 12.4 ms a frame at 4, 16.7 at 8, 21.3 at 32 on
@@ -187,7 +188,7 @@ def _why_not(error: Exception) -> str:
     return text.partition("\n")[0][:200] or type(error).__name__
 
 
-def _fill(module: nn.Module, state: State, where: str) -> nn.Module:
+def fill(module: nn.Module, state: State, where: str) -> nn.Module:
     """Copy the weights in. Raises ModelError that names the first key which is missing, unexpected or misshapen."""
     wanted = module.state_dict()
     if isinstance(module, EfficientNetLite0) and state.keys() != wanted.keys():
@@ -257,7 +258,7 @@ def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str) -> 
     if isinstance(plain, EfficientNetLite0) and last + ".weight" not in state:
         state = _in_order(plain.state_dict(), state, where)
     num_classes = _num_classes(state, plain.state_dict(), last + ".weight", where)
-    module = _fill(make_module(architecture, num_classes, frame), state, where)
+    module = fill(make_module(architecture, num_classes, frame), state, where)
     return _probe(module, frame, where, check=True)
 
 
@@ -357,14 +358,18 @@ class Network:
         self._of_thread.features = inputs[0]
 
 
-def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1) -> Network:
+def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1) -> Network | NetworkOfWindows:
     """The network ready to run on `cpu` or `cuda`; float32 (matrix products in TF32 on cuda).
 
     Args: `num_threads` slices of a batch run at once on a CPU, each with one of torch's own threads.
     Raises ModelError for weights that do not fit.
     """
+    if spec.video is not None:
+        from vidbatch.window_networks import build_windows
+
+        return build_windows(spec, spec.video, weights, device, num_threads=num_threads)
     module = make_module(spec.architecture, len(spec.labels), spec.frame)
-    _fill(module, read_state(weights, spec.name), spec.name)
+    fill(module, read_state(weights, spec.name), spec.name)
     classifier = _probe(module, spec.frame, spec.name, check=True).classifier
     if device != "cpu":
         torch.set_float32_matmul_precision("high")

@@ -96,7 +96,7 @@ def label(
     started = time.monotonic()
     progress = progress or Progress(enabled=False)
     layout, num_recovered = _open_output(config, progress)
-    reference = models.find_model(config.model)
+    reference = models.model_for(config)
     digest = publish.config_digest(config, reference.digest)
     published = publish.Published(config.output, layout)
     done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
@@ -171,12 +171,16 @@ def chain(
     from ray.data import ActorPoolStrategy
 
     stages = stages or Stages(decode.Decoder, _classifier())
-    planner = partial(decode.plan, config=config)
+    planner: source.Planner = partial(decode.plan, config=config)
+    decoder_arguments: list[Any] = [config, spec.frame, watch]
+    if spec.video is not None:
+        planner = decode.keep_whole
+        decoder_arguments.append(spec.video.windows)
     archive = source.archive_datasource(config, done, planner=planner, num_decoders=pools.decode_workers)
     packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
     pixels = packs.map_batches(
         blocks.giving_blocks(stages.decoder),
-        fn_constructor_args=(config, spec.frame, watch),
+        fn_constructor_args=decoder_arguments,
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.decode_workers, max_tasks_in_flight_per_actor=2),

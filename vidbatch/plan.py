@@ -50,7 +50,8 @@ class Plan:
 
 def make_plan(config: LabelConfig) -> Plan:
     """List the archive, subtract what is done, estimate the rest. Raises ConfigError as `label` would."""
-    reference = models.find_model(config.model)
+    reference = models.model_for(config)
+    how = config.sampling if reference.video is None else f"fps={reference.video.windows.fps:g}"
     digest = publish.config_digest(config, reference.digest)
     layout = publish.read_layout(config) or publish.Layout(config.buckets, config.partition_by)
     done = source.DoneVideos(publish.Published(config.output, layout).done(digest, retry_failed=config.retry_failed))
@@ -66,14 +67,16 @@ def make_plan(config: LabelConfig) -> Plan:
             sample.append(clip)
         elif (place := chance.randrange(videos - unreadable)) < NUM_SAMPLED:
             sample[place] = clip
-    seconds, frames, cpu_seconds, basis = _estimate(config, digest, sample, videos - unreadable, size_bytes)
+    seconds, frames, cpu_seconds, basis = _estimate(
+        config, parse_sampling(how), digest, sample, videos - unreadable, size_bytes
+    )
     return Plan(
         videos=videos,
         already_done=len(done),
         size_bytes=size_bytes,
         unreadable=unreadable,
         model=reference.name,
-        sampling=config.sampling,
+        sampling=how,
         estimated_video_seconds=round(seconds, 1),
         estimated_frames=round(frames),
         estimated_cpu_seconds=round(cpu_seconds, 1),
@@ -82,11 +85,10 @@ def make_plan(config: LabelConfig) -> Plan:
 
 
 def _estimate(
-    config: LabelConfig, digest: str, sample: list[dict[str, Any]], videos: int, size_bytes: int
+    config: LabelConfig, sampling: Sampling, digest: str, sample: list[dict[str, Any]], videos: int, size_bytes: int
 ) -> tuple[float, float, float, str]:
     """(video seconds, frames, CPU seconds, where that is from) of everything, scaled up from the sample by bytes."""
     seconds = frames = decode = sampled_bytes = 0.0
-    sampling = parse_sampling(config.sampling)
     for clip in sample:
         header = read_header(clip, config)
         duration, rate = header.get("duration_seconds") or 0.0, header.get("frame_rate") or 25.0

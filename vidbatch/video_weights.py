@@ -74,7 +74,7 @@ def read_weights(architecture: str, weights: bytes, frame: FrameSpec, where: str
     """The state dict of a weights file, under the names of the architecture. Raises ModelError for what is none."""
     state = networks.read_state(weights, where)
     if architecture == LITE0:  # whose published file goes by other names
-        return networks._fill(networks.make_module(LITE0, 1000, frame), state, where).state_dict()
+        return networks.fill(networks.make_module(LITE0, 1000, frame), state, where).state_dict()
     return state
 
 

@@ -356,6 +356,14 @@ def shown_at(wanted_seconds: Floats, pts_seconds: Floats) -> Ints:
     return np.maximum(found, 0)
 
 
+def window_dtype(num_frames: int, height: int, width: int) -> np.dtype[np.void]:
+    """One decoded window as it lies in memory, between processes and in caches: its real frames' number, its frames.
+
+    `frames` are uint8 RGB (T, height, width, 3); those that are padding repeat the last real one.
+    """
+    return np.dtype([("num_real", np.int32), ("frames", np.uint8, (num_frames, height, width, 3))])
+
+
 # --- chance, by name ------------------------------------------------------------------------------------------------
 
 

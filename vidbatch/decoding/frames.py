@@ -60,7 +60,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     a `layout` (yuv.Layout); valid until the next item is asked for, or for good if the job is `in_one_chunk`. The last
     record has `is_last_chunk`, error and cost; a bad video is no exception. An empty record says that decoding goes on.
     """
-    cost = _Cost()
+    cost = Cost()
     chunks = _Chunks(job.size, as_yuv=job.as_yuv)
     problem: VideoError | None = None
     try:
@@ -283,7 +283,7 @@ class _Chunks:
         """Whether the frame's picture can be added to those that are here."""
         if self._buffer is None or not self._pts_seconds:
             return True
-        return len(self._pts_seconds) < len(self._buffer) and self._layout_of(_frame_of(shown), video) == self._layout
+        return len(self._pts_seconds) < len(self._buffer) and self._layout_of(frame_of(shown), video) == self._layout
 
     def picture_of(self, frame: VideoFrame, video: Video) -> Pixels:
         """The picture of a frame, to be added later."""
@@ -293,7 +293,7 @@ class _Chunks:
         return picture
 
     def add(self, shown: Shown, video: Video) -> None:
-        frame, aspect = _frame_of(shown), video.stream.sample_aspect_ratio
+        frame, aspect = frame_of(shown), video.stream.sample_aspect_ratio
         layout = self._layout_of(frame, video)
         if self._buffer is None or layout != self._layout:
             self._layout = layout
@@ -345,7 +345,7 @@ class _Chunks:
         return record, None if buffer is None else buffer[:num_frames].data
 
 
-class _Cost:
+class Cost:
     """What decoding a clip took, without the time that others spent with its chunks."""
 
     def __init__(self) -> None:
@@ -362,6 +362,7 @@ class _Cost:
         self._wall_began += time.perf_counter() - left
 
     def record(self) -> Record:
+        """The fields of schema.PIXELS that tell it, and those of a decode.ReadReport."""
         return {
             "decode_cpu_seconds": time.process_time() - self._cpu_began,
             "decode_wall_seconds": time.perf_counter() - self._wall_began,
@@ -372,7 +373,8 @@ class _Cost:
         }
 
 
-def _frame_of(shown: Shown) -> VideoFrame | Pixels:
+def frame_of(shown: Shown) -> VideoFrame | Pixels:
+    """The frame, or the picture that was made of it. Raises VideoError where the decoder gave none."""
     if shown.frame is None:
         raise VideoError("corrupt", "the decoder gave no frame for a packet that promised one")
     return shown.frame

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from vidbatch.windows import WindowSpec
 
 
 class TargetSize(NamedTuple):
@@ -39,3 +42,14 @@ class Job:
     """Give the part of the picture that the size shows unscaled, as planes (yuv.py), where it is 8-bit YUV 4:2:0."""
     in_one_chunk: bool = False
     """Give the frames in one chunk, for one who keeps them all: in several if the header counts too few."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowJob(Job):
+    """One video to decode as windows."""
+
+    windows: WindowSpec
+    positions: list[list[float]] | None = None
+    """Seconds of each frame of each window, windows in order; None: of all windows of the video, in their middles."""
+    num_real: list[int] | None = None
+    """How many frames of each window are no padding; given with `positions`."""

@@ -1,0 +1,133 @@
+"""A bundle's window model and its weights in; a callable from uint8 windows to probabilities out.
+
+What networks.py is for single frames: everything between the decoder's windows and the answer, preprocessing included,
+so that a trained network sees in `label` what it saw in training. N windows of T frames, K classes, D embedding size.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidbatch import networks
+from vidbatch.bundles import WindowModel
+from vidbatch.errors import ModelError
+from vidbatch.networks import Facts
+from vidbatch.schema import FrameSpec
+from vidbatch.transforms import InputTransform, to_float
+from vidbatch.video_networks import WholeNetwork, WindowNetwork, build_video_network
+from vidbatch.windows import window_dtype
+
+if TYPE_CHECKING:
+    from vidbatch.models import ModelSpec
+
+_CPU_SLICE_WINDOWS: Final = 1
+"""Windows a CPU runs at once in one thread: with T frames each, the layers of more leave the cache."""
+
+
+def inspect_windows(video: WindowModel, weights: bytes, frame: FrameSpec, where: str) -> Facts:
+    """Load the weights as a worker will, and count classes and embedding. Raises ModelError for weights that don't fit.
+
+    The number of classes is that of the weights' last layer.
+    """
+    state = networks.read_state(weights, where)
+    last = _name_of_last_layer(_network(video, frame, 2))
+    if last + ".weight" not in state:
+        raise ModelError(f"{where}: has no {last + '.weight'!r}, which the network needs")
+    num_classes = state[last + ".weight"].shape[0]
+    module = _network(video, frame, num_classes)
+    networks.fill(module, state, where)
+    windows = np.zeros(1, window_dtype(video.windows.num_frames, frame.height, frame.width))
+    windows["num_real"] = video.windows.num_frames
+    runs = NetworkOfWindows(module, video, frame, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), torch.device("cpu"), 1)
+    scores, embeddings = runs(windows)
+    if not scores.isfinite().all():
+        raise ModelError(f"{where}: the network gives no finite scores")
+    return Facts(last, num_classes, embeddings.shape[1])
+
+
+def build_windows(
+    spec: ModelSpec, video: WindowModel, weights: bytes, device: str, *, num_threads: int
+) -> NetworkOfWindows:
+    """The network ready to run on `cpu` or `cuda`. Raises ModelError for weights that do not fit."""
+    module = _network(video, spec.frame, len(spec.labels))
+    networks.fill(module, networks.read_state(weights, spec.name), spec.name)
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
+    return NetworkOfWindows(
+        module, video, spec.frame, spec.mean, spec.std, torch.device(device), num_threads, labels=spec.labels
+    )
+
+
+def _network(video: WindowModel, frame: FrameSpec, num_classes: int) -> WindowNetwork:
+    num_frames = video.windows.num_frames
+    return build_video_network(video.network, video.inputs, frame, num_frames=num_frames, num_classes=num_classes)
+
+
+def _name_of_last_layer(module: WindowNetwork) -> str:
+    return f"body.{module.last_layer}" if isinstance(module, WholeNetwork) else "classifier"
+
+
+class NetworkOfWindows:
+    """The counterpart of networks.Network: windows of windows.window_dtype in, probabilities and embeddings out.
+
+    On a CPU, `num_threads` windows run side by side, each on one core.
+    """
+
+    def __init__(
+        self,
+        module: WindowNetwork,
+        video: WindowModel,
+        frame: FrameSpec,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        num_threads: int,
+        *,
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        self.labels = labels
+        self.device = device
+        self.dtype = window_dtype(video.windows.num_frames, frame.height, frame.width)
+        self._module = module.eval().to(device)
+        self._prepare = InputTransform(video.inputs, mean, std).to(device)
+        self._of_thread = threading.local()
+        self._threads: ThreadPoolExecutor | None = None
+        if device.type == "cpu" and num_threads > 1:
+            self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
+        module.get_submodule(_name_of_last_layer(module)).register_forward_pre_hook(self._keep)
+
+    def __call__(self, windows: Any, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
+        """Probabilities (float32, N x K, rows sum to 1) and embeddings (float32, N x D) of windows in memory.
+
+        Args: `is_wide` lets the call use all threads; else it takes one.
+        """
+        if self.device.type != "cpu":
+            return self._run(windows)
+        slices = [windows[at : at + _CPU_SLICE_WINDOWS] for at in range(0, len(windows), _CPU_SLICE_WINDOWS)]
+        wide = self._threads if is_wide else None
+        parts = list(map(self._run, slices) if wide is None else wide.map(self._run, slices))
+        return torch.cat([scores for scores, _ in parts]), torch.cat([features for _, features in parts])
+
+    @torch.inference_mode()
+    def _run(self, windows: Any) -> tuple[Tensor, Tensor]:
+        frames, is_real = tensors_of(windows, self.device)
+        images, features = self._prepare(to_float(frames))
+        logits = self._module(images, is_real, features)
+        return logits.float().softmax(1), cast(Tensor, self._of_thread.features).float()
+
+    def _keep(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features = inputs[0]
+        self._of_thread.features = features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+def tensors_of(windows: Any, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Frames uint8 (N, T, H, W, 3) and whether each is real, bool (N, T), of windows of windows.window_dtype."""
+    frames = torch.from_numpy(np.ascontiguousarray(windows["frames"])).to(device, non_blocking=True)
+    num_real = torch.from_numpy(windows["num_real"].astype(np.int64)).to(device)
+    return frames, torch.arange(frames.shape[1], device=device)[None, :] < num_real[:, None]
