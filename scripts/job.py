@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPES = ("label.py", "train.py")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "vidbatch")
 
 
@@ -39,7 +40,7 @@ def build_wheel(target: Path) -> Path:
 
 
 def build_job(target: Path) -> Path:
-    """Lay the folder out anew: the wheel, its content, the recipe and the runtime environment."""
+    """Lay the folder out anew: the wheel, its content, the recipes and the runtime environment."""
     wheel = build_wheel(target)
     folder = target / "job"
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +48,8 @@ def build_job(target: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     shutil.copy2(wheel, folder)
-    shutil.copy2(REPOSITORY / "jobs" / "label.py", folder)
+    for recipe in RECIPES:
+        shutil.copy2(REPOSITORY / "jobs" / recipe, folder)
     runtime_env = (REPOSITORY / "jobs" / "runtime_env.yaml").read_text()
     (folder / "runtime_env.yaml").write_text(runtime_env.replace("@WHEEL@", wheel.name))
     return folder

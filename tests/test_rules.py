@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 import vidbatch
 from vidbatch import errors
 from vidbatch.config import LabelConfig
+from vidbatch.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "vidbatch"
@@ -61,12 +62,13 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     },
     {"testing": ("testing",)},
     {"pipeline": ("pipeline", "plan", "blocks")},
-    {"cli": ("cli",)},
+    {"training": ("training", "training.*")},
+    {"cli": ("cli", "cli_train")},
 ]
 MAY_IMPORT = {
-    "ray": {"source", "sink", "pipeline", "watch"},
+    "ray": {"source", "sink", "pipeline", "watch", "training"},
     "av": {"decode", "testing"},
-    "torch": {"models", "classify", "yuv", "transforms"},
+    "torch": {"models", "classify", "yuv", "transforms", "training"},
     "torchvision": {"models", "transforms"},
     "timm": {"models"},
     "s3fs": {"storage"},
@@ -138,6 +140,7 @@ def test_heavy_libraries_are_imported_only_where_they_belong(module: str) -> Non
         ("vidbatch.input_spec", {"torch", "ray", "av", "pyarrow"}),
         ("vidbatch.video_spec", {"torch", "ray", "av"}),
         ("vidbatch.pipeline", {"torch"}),
+        ("vidbatch.training.run", {"torch", "ray", "av"}),
     ],
 )
 def test_importing_a_module_does_not_load(module: str, never: set[str]) -> None:
@@ -181,10 +184,11 @@ def test_error_kinds_are_one_closed_list_with_a_sentence_each() -> None:
 
 
 def test_public_names_are_these() -> None:
-    assert sorted(vidbatch.__all__) == ["__version__", "label", "tables"]
+    assert sorted(vidbatch.__all__) == ["__version__", "label", "tables", "train"]
     for name in vidbatch.__all__:
         assert getattr(vidbatch, name) is not None
-    assert list(inspect.signature(vidbatch.label).parameters) == ["inputs", "output", "settings"]
+    for function in (vidbatch.label, vidbatch.train):
+        assert list(inspect.signature(function).parameters) == ["inputs", "output", "settings"]
 
 
 def test_every_setting_is_described_and_is_a_flag_or_a_bound() -> None:
@@ -195,6 +199,9 @@ def test_every_setting_is_described_and_is_a_flag_or_a_bound() -> None:
     in_the_file_only = {"max_packets", "long_video_mb", "stage_seconds"}
     assert set(LabelConfig.model_fields) - flags == in_the_file_only
     assert all(field.description for field in LabelConfig.model_fields.values())
+    flags = {parameter.name for parameter in cli.commands["train"].params}
+    assert set(TrainConfig.model_fields) <= flags
+    assert all(field.description for field in TrainConfig.model_fields.values())
 
 
 def tracked_files() -> list[Path]:
@@ -292,18 +299,18 @@ def test_documented_commands_exist(document: str) -> None:
     text = (REPOSITORY / document).read_text()
     code = "\n".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"```(?:sh|console)?\n(.*?)```", text, re.DOTALL))
     assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= make_targets()
-    assert set(re.findall(r"\bvidbatch (label|plan|status|[a-z]+)\b", code)) <= set(cli.commands)
+    assert set(re.findall(r"\bvidbatch (label|plan|status|train|[a-z]+)\b", code)) <= set(cli.commands)
     for script in re.findall(r"python ((?:jobs|tests|scripts|benchmarks)/\w+\.py)", code):
         assert (REPOSITORY / script).is_file(), script
 
 
-@pytest.mark.parametrize("name", ["label"])
+@pytest.mark.parametrize("name", ["label", "train"])
 def test_recipes_import_and_take_the_command_lines_arguments(name: str) -> None:
     sys.path.insert(0, str(REPOSITORY / "jobs"))
     try:
         recipe = importlib.import_module(name)
     finally:
         sys.path.remove(str(REPOSITORY / "jobs"))
-    assert recipe.arguments(["a", "--output", "b"]) == ["label", "a", "--output", "b"]
+    assert recipe.arguments(["a", "--output", "b"]) == [name, "a", "--output", "b"]
     recipe.MODEL, recipe.INPUTS = "resnet50", ("s3://bucket/videos",)
-    assert recipe.arguments([]) == ["label", "--model", "resnet50", "s3://bucket/videos"]
+    assert recipe.arguments([]) == [name, "--model", "resnet50", "s3://bucket/videos"]

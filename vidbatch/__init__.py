@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vidbatch.pipeline import LabelResult
     from vidbatch.results import LabelTables
+    from vidbatch.training.run import TrainResult
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "label", "tables"]
+__all__ = ["__version__", "label", "tables", "train"]
 
 
 def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> LabelResult:
@@ -36,3 +37,17 @@ def tables(output: str | os.PathLike[str]) -> LabelTables:
     from vidbatch.results import LabelTables
 
     return LabelTables(os.fspath(output))
+
+
+def train(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> TrainResult:
+    """Train a video classifier on labelled videos and write it to `output`, as a bundle for `label`.
+
+    Args: `inputs` are folders of a folder per class, manifests with url and label, tar shards with .cls or .json, or
+    tables of a label run; `settings` are the fields of `vidbatch.training.config.TrainConfig` (model, epochs, ...).
+    Raises ConfigError for a wrong setting or label, before anything starts. A call that was killed goes on when it is
+    made again.
+    """
+    from vidbatch.training.config import load_train_config
+    from vidbatch.training.run import train as run
+
+    return run(load_train_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))

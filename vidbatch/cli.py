@@ -1,4 +1,4 @@
-"""The `vidbatch` command: label, plan, status. Flags are the fields of LabelConfig; everything else is library.
+"""The `vidbatch` command: label, plan, status, train. Flags are the fields of LabelConfig; everything else is library.
 
 Exit codes: 0 done (also with failed videos, up to --max-failed-share), 1 too many failed or the run broke,
 2 a mistake in what was asked, 130 stopped by Ctrl-C or SIGTERM (run the same command again to go on).
@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from vidbatch import __version__, metrics, storage
+from vidbatch.cli_train import train
 from vidbatch.config import LabelConfig, load_config
 from vidbatch.errors import ConfigError, VidbatchError
 
@@ -69,6 +70,7 @@ def cli() -> None:
     vidbatch label s3://bucket/videos --output s3://bucket/labels   an S3 archive (AWS_* environment or profile)
     vidbatch plan  s3://bucket/videos --output s3://bucket/labels   what would be done, and its cost
     vidbatch status s3://bucket/labels                              what the runs did
+    vidbatch train labelled/ --output model/                        a model of one's own
 
     With RAY_ADDRESS set the work runs on that cluster, else on a local Ray.
     """
@@ -135,6 +137,9 @@ def status(output: str, run_id: str | None, show_all: bool, as_json: bool) -> No
         return
     for record in shown:
         click.echo(_status_line(record) if show_all else _status_page(record))
+
+
+cli.add_command(train)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

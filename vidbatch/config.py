@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -94,13 +94,13 @@ class LabelConfig(BaseModel):
 
     @field_validator("inputs")
     @classmethod
-    def _inputs_are_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_absolute, value))
+    def _inputs_areabsolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(absolute, value))
 
     @field_validator("output")
     @classmethod
-    def _output_is_absolute(cls, value: str) -> str:
-        return _absolute(value)
+    def _output_isabsolute(cls, value: str) -> str:
+        return absolute(value)
 
     @field_validator("sampling")
     @classmethod
@@ -108,7 +108,7 @@ class LabelConfig(BaseModel):
         return str(parse_sampling(value))
 
 
-def _absolute(place: str) -> str:
+def absolute(place: str) -> str:
     """A relative path means the driver's folder, wherever the workers are."""
     return place if "://" in place else os.path.abspath(os.path.expanduser(place))
 
@@ -118,12 +118,20 @@ def load_config(settings: dict[str, Any], config_file: str | Path | None = None)
 
     Raises ConfigError with one sentence that names the first wrong field, its value and what is allowed.
     """
+    return load_settings(LabelConfig, settings, config_file)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def load_settings(kind: type[Settings], settings: dict[str, Any], config_file: str | Path | None = None) -> Settings:
+    """The same for another kind of run: its model class of settings."""
     merged = _read_yaml(config_file) if config_file is not None else {}
     merged.update({name: value for name, value in settings.items() if value is not None})
     try:
-        return LabelConfig.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_first_sentence(error)) from None
+        raise ConfigError(_first_sentence(error, kind)) from None
 
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
@@ -140,12 +148,14 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _first_sentence(error: ValidationError) -> str:
+def _first_sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     problem = error.errors()[0]
-    field = str(problem["loc"][0]) if problem["loc"] else "config"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        return f"{field}: no such setting; allowed: {', '.join(LabelConfig.model_fields)}"
+    if not problem["loc"]:  # of several fields together: it names them itself
+        return message
+    field = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+        return f"{field}: no such setting; allowed: {', '.join(kind.model_fields)}"
     if problem["type"] == "missing":
         return f"{field}: not given; it is required"
     return f"{field}: {problem['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"

@@ -6,6 +6,8 @@
     ├── ModelError                 weights that cannot be loaded, or do not fit their network
     ├── PublishConflict            a published file kept changing under us; nothing was lost, run again
     ├── TooManyFailures            the run was stopped because (nearly) everything fails
+    ├── TrainingDiverged           the loss is no number any more; what was trained before is kept
+    ├── TrainingFailed             workers of a training run were lost too often; the same command goes on
     └── VideoError                 one video cannot be (wholly) used: becomes a row, never ends a run
 
 All arguments go to the base constructor by position, so that every class survives pickling between processes.
@@ -65,6 +67,14 @@ class PublishConflict(VidbatchError):
 
 class TooManyFailures(VidbatchError):
     """The first videos of a run all failed for one reason, so the run stopped and published nothing."""
+
+
+class TrainingDiverged(VidbatchError):
+    """The loss or the gradient of a training run is no number; says at which video. The last good epoch is kept."""
+
+
+class TrainingFailed(VidbatchError):
+    """Workers of a training run failed more often than allowed; the same command goes on at the last checkpoint."""
 
 
 class VideoError(VidbatchError):

@@ -106,14 +106,19 @@ def new_run_id() -> str:
 def new_record(run_id: str, config: LabelConfig, *, config_digest: str) -> RunRecord:
     """A record that repeats the run: resolved settings (no credentials, no query strings), versions, machine."""
     settings = json.loads(storage.redact(config.model_dump_json()))
-    packages = ("vidbatch", "ray", "torch", "torchvision", "av", "pyarrow", "numpy")
     return RunRecord(
         run_id=run_id,
         config=settings,
         config_digest=config_digest,
         model=storage.redact(config.model),
-        versions={"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        versions=versions(),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of all packages that a result depends on."""
+    packages = ("vidbatch", "ray", "torch", "torchvision", "av", "pyarrow", "numpy")
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def read_records(output: str, *, newest: int = 0) -> list[dict[str, Any]]:
@@ -192,6 +197,11 @@ class Progress:
         if self._enabled:
             self._show(self._line(totals), always=False)
 
+    def tell(self, text: str) -> None:
+        """Show a line, if it is time to."""
+        if self._enabled:
+            self._show(text, always=False)
+
     def close(self, totals: Counts | None = None) -> None:
         """Show the last state and leave the terminal as it was."""
         if self._enabled and totals is not None:
@@ -203,9 +213,9 @@ class Progress:
     def _line(self, totals: Counts) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-9)
         of = "" if self._total is None else f"/{self._total:,}"
-        left = "" if not self._total or not totals.videos else f"  ETA {_clock(self._eta(totals, elapsed))}"
+        left = "" if not self._total or not totals.videos else f"  ETA {clock(self._eta(totals, elapsed))}"
         return (
-            f"{_clock(elapsed)}  {totals.videos:,}{of} videos  {totals.frames / elapsed:,.1f} frames/s  "
+            f"{clock(elapsed)}  {totals.videos:,}{of} videos  {totals.frames / elapsed:,.1f} frames/s  "
             f"{totals.read_bytes / elapsed / 1e6:,.1f} MB/s  {totals.by_status['failed']:,} failed{left}"
         )
 
@@ -223,7 +233,8 @@ class Progress:
             self._stream.flush()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

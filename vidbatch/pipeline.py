@@ -120,7 +120,7 @@ def label(
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
         stage=partial(publish.stage_part, config.output, record.run_id),
     )
-    with _ray(), _recorded(config, record, sink, progress, started):
+    with running_ray(), _recorded(config, record, sink, progress, started):
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         pools = pools or pool_sizes(config)
         record.pools = pools._asdict()
@@ -311,7 +311,7 @@ def _quieten_ray() -> None:
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
+def running_ray() -> Iterator[None]:
     """Ray for the length of a run: the caller's own, the cluster RAY_ADDRESS names, or a local one."""
     import ray
 

@@ -150,6 +150,18 @@ def iter_pending(config: LabelConfig, done: DoneVideos) -> Iterator[Clip]:
     yield from _pending(config, done, part=0, num_parts=1)
 
 
+def iter_listed(config: LabelConfig) -> Iterator[tuple[str, Clip]]:
+    """(input, clip) for every video that an input names, as often as it does: a manifest may name parts of one video.
+
+    All inputs are checked first; raises ConfigError, StorageError.
+    """
+    check_inputs(config)
+    indexes = ShardIndexes(storage.join(config.output, SHARDS), writes=False)
+    for source in config.inputs:
+        for page in _found(config.model_copy(update={"inputs": (source,)}), indexes, part=0, num_parts=1):
+            yield from ((source, clip) for clip in page)
+
+
 def _pending(
     config: LabelConfig, done: DoneVideos, *, part: int, num_parts: int, keeps_indexes: bool = False
 ) -> Iterator[Clip]:

@@ -1,0 +1,55 @@
+"""Small labelled videos for tests of training: stripes that move to the left or to the right, or flicker in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from vidbatch.training.config import TrainConfig, load_train_config
+
+LABELS = ("left", "right")
+SPEED = {"left": -2, "right": 2, "still": 0}
+
+
+def make_stripes(path: Path, label: str, *, seed: int, num_frames: int = 12, fps: int = 8) -> None:
+    """A video of 64 x 48 pixels of which only the order of frames says the label."""
+    chance = np.random.default_rng(seed)
+    texture = np.repeat(np.repeat(chance.integers(0, 255, (6, 16), np.uint8), 8, 0), 8, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(num_frames):
+            moved = np.roll(texture, SPEED[label] * number, axis=1)[:, :64]
+            out.mux(stream.encode(VideoFrame.from_ndarray(np.stack([moved] * 3, 2), format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def make_archive(folder: Path, *, per_class: int = 12, labels: Sequence[str] = LABELS) -> Path:
+    """A folder per class."""
+    for number in range(per_class):
+        for at, label in enumerate(labels):
+            make_stripes(folder / label / f"{number:02d}.mp4", label, seed=100 * at + number)
+    return folder
+
+
+def settings(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """A run of a few small steps, without chance in its splits' sizes."""
+    return {
+        "inputs": (str(folder),), "output": str(output), "cache": str(output.parent / "cache"), "num_frames": 6,
+        "frame_size": (48, 64), "head_width": 16, "grid": 3, "dropout": 0.1, "epochs": 2, "batch_size": 8,
+        "slice_size": 2, "learning_rate": 3e-3, "train_share": 0.7, "validation_share": 0.3, "device": "cpu",
+        "channels": ("signed_difference",),
+    } | changes  # fmt: skip
+
+
+def config(folder: Path, output: Path, **changes: Any) -> TrainConfig:
+    """The same, checked."""
+    return load_train_config(settings(folder, output, **changes))

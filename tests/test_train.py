@@ -1,0 +1,466 @@
+"""Training: the same curve whatever interrupts it and however many workers share it; mistakes are one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from stripes import LABELS, config, make_archive, make_stripes, settings
+
+import vidbatch
+from vidbatch.config import LabelConfig
+from vidbatch.decode import window_job
+from vidbatch.decoding.window_clips import decode_windows
+from vidbatch.errors import ConfigError, TrainingDiverged
+from vidbatch.models import find_model, load_spec
+from vidbatch.testing import make_shard
+from vidbatch.training.config import TrainConfig, load_train_config
+from vidbatch.training.loader import Cache, Loader, Wanted
+from vidbatch.training.loop import Loop
+from vidbatch.training.optimise import Schedule
+from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
+from vidbatch.windows import window_dtype
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Torch's threads wait for each other by spinning: on a machine that others use, two are slower than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stripes that move to the left or to the right, a folder per class."""
+    return make_archive(tmp_path_factory.mktemp("stripes") / "archive")
+
+
+@pytest.fixture(scope="session")
+def output(archive: Path) -> Path:
+    """Beside it is the cache that all runs share; nothing is written to it by loops."""
+    return archive.parent / "output"
+
+
+def prepared(config: TrainConfig) -> TrainingSet:
+    listed = find_videos(config)
+    return make_training_set(listed, read_facts(listed.clips, config), config)
+
+
+def curve(rows: Rows) -> Rows:
+    return [{name: value for name, value in row.items() if name != "windows_per_second"} for row in rows]
+
+
+def trained(config: TrainConfig, data: TrainingSet | None = None) -> Loop:
+    loop = Loop(config, prepared(config) if data is None else data)
+    loop.run(lambda _numbers, _state: None)
+    return loop
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def test_what_only_the_order_of_frames_says_is_learnt(archive: Path, output: Path) -> None:
+    loop = trained(config(archive, output, epochs=16, learning_rate=1e-2))
+    assert loop.epochs[-1]["validation_accuracy"] > 0.8
+    assert loop.epochs[-1]["accuracy"] > 0.9
+    assert loop.best["epoch"] is not None
+
+
+def test_a_seed_gives_one_curve_bit_for_bit_and_another_seed_another(archive: Path, output: Path) -> None:
+    augment = {
+        "crop_area": (0.7, 1.0),
+        "brightness": 0.2,
+        "flip": {"probability": 0.5, "swaps": dict([LABELS, LABELS[::-1]])},
+    }
+    first = config(archive, output, augment=augment, jitter=0.2, places=2)
+    data = prepared(first)
+    assert curve(trained(first, data).steps) == curve(trained(first, data).steps)
+    other = first.model_copy(update={"seed": 1})
+    assert curve(trained(other, data).steps) != curve(trained(first, data).steps)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 9])
+def test_a_run_goes_on_in_mid_epoch_as_if_it_had_not_stopped(archive: Path, output: Path, stop_after: int) -> None:
+    changes = {"epochs": 3, "ema_decay": 0.9, "schedule": "plateau", "warmup_epochs": 0.5, "plateau_epochs": 0}
+    run = config(archive, output, **changes)
+    data = prepared(run)
+    kept: dict[int, bytes] = {}
+
+    def keep(_numbers: dict[str, Any], state: Any) -> None:
+        if loop.step == stop_after:
+            buffer = io.BytesIO()
+            torch.save(state(), buffer)
+            kept[stop_after] = buffer.getvalue()
+
+    loop = Loop(run, data)
+    loop.run(keep)
+    again = Loop(run, data)
+    again.load_state(torch.load(io.BytesIO(kept[stop_after]), weights_only=True))
+    again.run(lambda _numbers, _state: None)
+    assert curve(again.steps) == curve(loop.steps)
+    assert again.epochs == loop.epochs
+    for name, weight in loop.kept.state_dict().items():
+        assert torch.equal(weight, again.kept.state_dict()[name]), name
+
+
+def test_an_epoch_has_every_window_once_and_the_same_batches_in_every_run(archive: Path, output: Path) -> None:
+    run = config(archive, output)
+    data = prepared(run)
+    loop = trained(run, data)
+    per_epoch = Counter(row["epoch"] for row in loop.steps for _ in range(row["num_windows"]))
+    assert per_epoch == {0: len(data.train), 1: len(data.train)}
+    other = trained(run.model_copy(update={"model": "small+mean", "learning_rate": 0.1}), data)
+    assert [row["windows_hash"] for row in loop.steps] == [row["windows_hash"] for row in other.steps]
+    assert loop.steps[0]["windows_hash"] != loop.steps[6]["windows_hash"], "epochs are shuffled anew"
+
+
+def test_a_batch_gives_the_same_gradients_however_it_is_sliced(archive: Path, output: Path) -> None:
+    run = config(archive, output, dropout=0.0, epochs=1)
+    data = prepared(run)
+    losses = [[row["loss"] for row in trained(run.model_copy(update={"slice_size": n}), data).steps] for n in (1, 2, 8)]
+    assert np.allclose(losses[0], losses[1], rtol=1e-4)
+    assert np.allclose(losses[0], losses[2], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd", "momentum": 0.5, "clip_norm": 0.1},
+        {"optimizer": "adam", "label_smoothing": 0.1, "balance": "weights"},
+        {"augment": {"mixup_alpha": 0.4}, "balance": "sampling"},
+        {"model": "small+attention", "ema_decay": 0.5, "features": ("energy",)},
+        {"model": "small+mean", "freeze_body": True, "body_factor": 0.1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_way_to_optimise_trains(archive: Path, output: Path, changes: dict[str, Any]) -> None:
+    run = config(archive, output, epochs=1, **changes)
+    before = {name: value.clone() for name, value in Loop(run, prepared(run)).network.state_dict().items()}
+    loop = trained(run)
+    assert all(math.isfinite(row["loss"]) for row in loop.steps)
+    after = loop.kept.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert any(name.startswith("classifier") for name in changed)
+    assert any(name.startswith("body") for name in changed) != run.freeze_body
+
+
+def test_training_stops_early_once_nothing_gets_better(archive: Path, output: Path) -> None:
+    run = config(archive, output, epochs=50, learning_rate=1e-9, patience=2, monitor="accuracy")
+    loop = Loop(run, prepared(run))
+    outcome = loop.run(lambda _numbers, _state: None)
+    assert outcome.state == "stopped_early"
+    assert outcome.epochs == 3
+    assert outcome.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ({"schedule": "step", "step_epochs": 2, "step_factor": 0.5}, [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5]),
+        ({"schedule": "cosine"}, [0.5 + 0.5 * math.cos(math.pi * step / 8) for step in range(8)]),
+        ({"schedule": "plateau", "plateau_epochs": 0, "step_factor": 0.5}, [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]),
+        ({"schedule": "constant", "warmup_epochs": 2}, [0.01, 0.2575, 0.505, 0.7525, 1, 1, 1, 1]),
+    ],
+    ids=["constant", "step", "cosine", "plateau", "warm-up"],
+)
+def test_the_learning_rate_follows_its_schedule(output: Path, changes: dict[str, Any], expected: list[float]) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = Schedule(optimizer, config(output, output, epochs=4, **changes), steps_per_epoch=2)
+    rates = []
+    for step in range(8):
+        rates.append(optimizer.param_groups[0]["lr"] / 2.0)
+        optimizer.step()
+        schedule.after_step()
+        if step % 2:
+            schedule.after_epoch(0.0)
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(archive: Path, output: Path) -> None:
+    run = config(archive, output, optimizer="sgd", learning_rate=1e30, weight_decay=0.0)
+    loop = Loop(run, prepared(run))
+    outcome = loop.run(lambda _numbers, _state: None)
+    assert outcome.state == "diverged"
+    assert "is no number in step" in outcome.message
+    assert ".mp4" in outcome.message
+
+
+def test_a_video_that_cannot_be_decoded_any_more_is_left_out_of_the_mean(tmp_path: Path) -> None:
+    folder = make_archive(tmp_path / "archive", per_class=6)
+    run = config(folder, tmp_path / "output", train_share=1.0, validation_share=0.0, epochs=1, batch_size=24)
+    data = prepared(run)
+    broken = folder / "left" / "03.mp4"
+    broken.write_bytes(broken.read_bytes()[:300])
+    loop = trained(run, data)
+    assert list(loop.failed) == [f"file://{broken}"]
+    assert loop.steps[0]["num_windows"] == len(data.train) - 2
+    assert 0.3 < loop.steps[0]["loss"] < 1.5, "a mean over those that are left"
+
+
+# --- what training sees ---------------------------------------------------------------------------------------------
+
+
+def test_training_sees_the_very_frames_that_labelling_sees(archive: Path, output: Path) -> None:
+    run = config(archive, output, cache_gb=0)
+    data = prepared(run)
+    windows = data.validation
+    loader = Loader(run)
+    clips = [data.listed.clips[video] for video in windows.video]
+    columns = zip(clips, windows.centred(), windows.num_real.tolist(), strict=True)
+    (found,) = loader.slices([("all", [Wanted(*each) for each in columns])])
+    loader.close()
+    assert not found.failures
+    dtype = window_dtype(run.num_frames, *run.frame_size)
+    limits = LabelConfig(inputs=("x",), output="y")
+    for video in dict.fromkeys(windows.video.tolist()):
+        job = window_job(data.listed.clips[video], limits, run.frame, run.windows)
+        labelled = b"".join(bytes(pixels) for _, pixels in decode_windows(job) if pixels is not None)
+        assert found.windows[windows.video == video].tobytes() == labelled
+        assert len(labelled) % dtype.itemsize == 0
+
+
+def test_the_cache_gives_back_what_was_decoded_and_keeps_its_bound(archive: Path, tmp_path: Path) -> None:
+    window = window_dtype(6, 48, 64).itemsize
+    run = config(archive, tmp_path / "output", cache_gb=2.5 * window / 1e9)
+    data = prepared(run)
+    wanted = [
+        Wanted(data.listed.clips[video], places, 6)
+        for video, places in zip(data.train.video[:5].tolist(), data.train.centred()[:5], strict=True)
+    ]
+    for _ in range(2):
+        loader = Loader(run)
+        (found,) = loader.slices([(0, wanted)])
+        loader.close()
+        assert len(list((tmp_path / "cache").glob("*/*.window"))) == 2
+    cache = Cache(run, window_dtype(6, 48, 64), share=1.0)
+    kept = [place for place, each in enumerate(wanted) if cache.read(each) is not None]
+    assert len(kept) == 2
+    for place in kept:
+        again = cache.read(wanted[place])
+        assert again is not None
+        assert again.tobytes() == found.windows[place : place + 1].tobytes()
+
+
+# --- labelled videos ------------------------------------------------------------------------------------------------
+
+
+def labels_of(run: TrainConfig) -> dict[str, str]:
+    return {Path(video.name).name.rpartition("!")[2]: video.label for video in find_videos(run).videos}
+
+
+def test_a_folder_per_class_names_the_labels(archive: Path, output: Path) -> None:
+    listed = find_videos(config(archive, output))
+    assert listed.labels == LABELS
+    assert {Path(video.url).parent.name == video.label for video in listed.videos} == {True}
+    assert set(listed.splits) == {"train", "validation"}
+
+
+def test_a_manifest_names_labels_parts_groups_and_splits(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "url,label,start,end,group,split\n"
+        f"{archive}/left/00.mp4,left,0,0.7,a,\n{archive}/left/00.mp4,right,0.7,1.5,a,\n"
+        f"{archive}/right/01.mp4,right,,,b,test\n{archive}/left/02.mp4,left,,,c,train\n"
+        f"{archive}/right/03.mp4,right,,,d,train\n{archive}/right/04.mp4,,,,e,\n"
+    )
+    run = config(tmp_path / "list.csv", tmp_path / "output", num_frames=4)
+    listed = find_videos(run)
+    assert [(video.start_seconds, video.end_seconds) for video in listed.videos[:2]] == [(0.0, 0.7), (0.7, 1.5)]
+    assert listed.splits[0] == listed.splits[1], "one group"
+    assert listed.splits[2:] == ["test", "train", "train"]
+    assert [left.reason for left in listed.left_out] == ["no label: neither 'label' nor .cls nor the folder of a class"]
+    data = make_training_set(listed, read_facts(listed.clips, run), run)
+    assert (data.train.num_real[data.train.video == 3] == 4).all()
+
+
+def test_shards_name_labels_in_their_sidecars(archive: Path, tmp_path: Path) -> None:
+    files: dict[str, Any] = {}
+    for number in range(4):
+        files |= {f"a{number}.mp4": archive / "left" / f"{number:02d}.mp4", f"a{number}.cls": b"left"}
+        files |= {f"b{number}.mp4": archive / "right" / f"{number:02d}.mp4", f"b{number}.json": b'{"label": "right"}'}
+    make_shard(tmp_path / "shard.tar", files)
+    run = config(tmp_path / "shard.tar", tmp_path / "output")
+    assert labels_of(run) == {f"a{n}.mp4": "left" for n in range(4)} | {f"b{n}.mp4": "right" for n in range(4)}
+    assert len(prepared(run).train)
+
+
+def test_the_tables_of_a_label_run_are_pseudo_labels_above_a_score(archive: Path, tmp_path: Path) -> None:
+    rows = [
+        {"url": f"file://{archive}/{label}/{number:02d}.mp4", "label": label, "score": score, "status": "ok"}
+        for label in LABELS
+        for number, score in enumerate((0.9, 0.95, 0.8, 0.4))
+    ]
+    rows.append({"url": f"file://{archive}/x.mp4", "label": None, "score": None, "status": "failed"})
+    (tmp_path / "videos").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "videos" / "bucket=00.parquet")
+    listed = find_videos(config(tmp_path / "videos" / "*.parquet", tmp_path / "output", min_score=0.5))
+    assert len(listed.videos) == 6
+    assert Counter(left.reason.split(" ")[0] for left in listed.left_out) == {"score": 2, "missing:": 1}
+
+
+def test_videos_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
+    folder = make_archive(tmp_path / "archive", per_class=5)
+    (folder / "left" / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
+    make_stripes(folder / "left" / "short.mp4", "left", seed=1, num_frames=3)
+    run = config(folder, tmp_path / "output", short="drop")
+    data = prepared(run)
+    reasons = {Path(left.name).name: left.reason for left in data.left_out}
+    assert reasons.pop("bad.mp4").startswith("truncated: ")
+    assert reasons == {"short.mp4": "too short for a window"}
+    assert data.counts()["left_out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "sentence"),
+    [
+        (["a,left", "b,left"], {}, "labels: only 'left' among 2 videos: a classifier needs at least two classes"),
+        (["a,left", "b,rihgt"], {"labels": "left,right"}, "label 'rihgt' is unknown; did you mean 'right'?"),
+        (["a,left", "b,left"], {"labels": "left,right"}, "class 'right' has no video to train with"),
+        (["a,", "b,"], {}, "inputs: no labelled video among 2; the first: "),
+        (["a,left", "b,right", "a,left"], {}, "this part of this video is listed twice"),
+        (["a,left", "b,right"], {"label_column": "kind"}, "no label: neither 'kind'"),
+        (["a,left", "b,right"], {"min_score": 2}, "min_score: 2 is not allowed"),
+    ],
+)
+def test_labels_that_cannot_be_trained_are_one_sentence(
+    archive: Path, tmp_path: Path, rows: list[str], changes: dict[str, Any], sentence: str
+) -> None:
+    for name, label in (("a", "left"), ("b", "right")):
+        shutil.copy(archive / label / "00.mp4", tmp_path / f"{name}.mp4")
+    lines = [f"{tmp_path}/{row.replace(',', '.mp4,', 1)},train" for row in rows]
+    (tmp_path / "list.csv").write_text("\n".join(["url,label,split", *lines]) + "\n")
+    with pytest.raises(ConfigError) as caught:
+        prepared(config(tmp_path / "list.csv", tmp_path / "output", **changes))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_one_sentence(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "archive" / "right").mkdir(parents=True)
+    shutil.copytree(archive / "left", tmp_path / "archive" / "left")
+    (tmp_path / "archive" / "right" / "bad.mp4").write_bytes(bytes(5000))
+    with pytest.raises(
+        ConfigError, match=r"no video of class 'right' can be used to train with; the first: .*bad\.mp4"
+    ):
+        prepared(config(tmp_path / "archive", tmp_path / "output", train_share=1.0, validation_share=0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_size": 9}, "batch_size: 9 is not a multiple of slice_size, 2"),
+        ({"num_workers": 8}, "num_workers: 8 workers cannot share out 4 slices of a batch"),
+        ({"model": "small"}, "small sees single frames: add a head, such as small+gru"),
+        ({"model": "small+gur"}, "head 'gur' is not allowed: mean, lstm, gru, attention"),
+        ({"optimizer": "adamax"}, "optimizer: 'adamax' is not allowed"),
+        ({"frame_size": "4x4"}, "height and width are from 8 to 4096 pixels"),
+        ({"slice_size": 1, "augment": {"mixup_alpha": 1}}, "slice_size: 1 is odd, but mixup goes by pairs"),
+        ({"train_share": 0.9, "validation_share": 0.2}, "train_share and validation_share are 1.1"),
+        ({"epoch": 3}, "epoch: no such setting; allowed: inputs, output, labels"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(tmp_path, tmp_path, **changes)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_may_be_text_as_flags_are() -> None:
+    texts = {"frame_size": "48x64", "labels": "a, b", "channels": "rgb,difference", "augment": '{"hue": 0.1}'}
+    run = load_train_config({"inputs": "x", "output": "y", "mean": "0.5,0.4,0.3", **texts})
+    assert run.frame_size == (48, 64)
+    assert run.labels == ("a", "b")
+    assert run.channels == ("rgb", "difference")
+    assert run.augment.hue == 0.1
+    assert run.mean == (0.5, 0.4, 0.3)
+
+
+# --- on Ray ---------------------------------------------------------------------------------------------------------
+
+
+def steps_of(output: Path) -> Rows:
+    rows: Rows = pq.read_table(output / "training" / "steps.parquet").to_pylist()
+    return curve(rows)
+
+
+def kill_a_worker_after_a_checkpoint(output: Path, killed: list[int]) -> None:
+    """SIGKILL one worker of this process's Ray once there is something to go on from."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (output / "checkpoints" / "checkpoint_manager_snapshot.json").exists():
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_one_of_them_killed_give_the_curve_of_one_and_a_bundle_that_labels(
+    archive: Path, tmp_path: Path
+) -> None:
+    """A kill in mid-epoch leaves no trace: bit for bit the curve of two workers, and that of one but for rounding."""
+    changes = {"epochs": 4, "num_workers": 2, "checkpoint_steps": 2, "cpus_per_worker": 1, "batch_size": 12}
+    folder, clean, disturbed = str(archive), tmp_path / "clean", tmp_path / "disturbed"
+    given = settings(archive, clean, **changes)
+    given.pop("inputs")
+    result = vidbatch.train(folder, **given)
+    assert result.state == "finished"
+    assert set(result.metrics) == {"loss", "accuracy", "validation_loss", "validation_accuracy"}
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(disturbed, killed))
+    killer.start()
+    again = vidbatch.train(folder, **given | {"output": str(disturbed)})
+    killer.join()
+    assert killed
+    assert again.state == "finished"
+    assert steps_of(disturbed) == steps_of(clean)
+    weights = [(place / "model.safetensors").read_bytes() for place in (clean, disturbed)]
+    assert weights[0] == weights[1]
+
+    alone = trained(config(archive, clean, **changes | {"num_workers": 1}))
+    two, one = steps_of(clean), curve(alone.steps)
+    assert [row["windows_hash"] for row in two] == [row["windows_hash"] for row in one]
+    assert np.allclose([row["loss"] for row in two], [row["loss"] for row in one], rtol=1e-3)
+
+    assert vidbatch.train(folder, **given).state == "nothing_to_do"
+    with pytest.raises(ConfigError, match="holds a training run with other values of epochs"):
+        vidbatch.train(folder, **given | {"epochs": 5})
+    record = json.loads((clean / "train.json").read_text())
+    assert record["counts"]["videos"]["train"].keys() == set(LABELS)
+    videos = pq.read_table(clean / "training" / "videos.parquet").to_pylist()
+    assert Counter(row["split"] for row in videos).keys() == {"train", "validation"}
+
+    spec, _ = load_spec(find_model(f"file:{clean}"))
+    assert spec.labels == LABELS
+    tables = vidbatch.label(archive / "left", output=tmp_path / "labels", model=f"file:{clean}")
+    assert {row["label"] for row in tables.videos.to_arrow().to_pylist()} <= set(LABELS)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_diverges_says_where_and_what_is_kept(archive: Path, tmp_path: Path) -> None:
+    given = settings(archive, tmp_path / "output", optimizer="sgd", learning_rate=1e30, weight_decay=0.0)
+    with pytest.raises(TrainingDiverged, match=r"is no number in step \d+ .*; no epoch was finished"):
+        vidbatch.train(*given.pop("inputs"), **given)
+    assert json.loads((tmp_path / "output" / "train.json").read_text())["state"] == "diverged"

@@ -1,0 +1,88 @@
+"""`vidbatch train`: flags are the fields of TrainConfig, made from it; everything else is library."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from vidbatch import storage
+from vidbatch.training.config import TrainConfig, load_train_config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _settings(command: F) -> F:
+    """Add INPUT..., one option a setting with its description and default as help, and --config."""
+    for name, field in reversed(TrainConfig.model_fields.items()):
+        if name != "inputs":
+            command = click.option(*_names(name, field), help=_help(field), default=None, **_kind(field))(command)
+    command = click.option("--config", "config_file", metavar="FILE", help="YAML file of settings; flags win.")(command)
+    return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+
+
+def _names(name: str, field: FieldInfo) -> tuple[str, str]:
+    flag = "--" + name.replace("_", "-")
+    if field.annotation is bool:
+        return (f"{flag}/--no-{flag[2:]}" if field.default else flag), name
+    return flag, name
+
+
+def _kind(field: FieldInfo) -> dict[str, Any]:
+    """What click has to know of a flag; TrainConfig itself reads what is given as text."""
+    plain = field.annotation
+    if get_origin(plain) in (Union, types.UnionType):
+        plain = next(part for part in get_args(plain) if part is not type(None))
+    if plain is bool:
+        return {"is_flag": True}
+    if get_origin(plain) is Literal:
+        return {"metavar": "|".join(map(str, get_args(plain)))}
+    if get_origin(plain) is tuple:
+        return {"metavar": "LIST"}
+    names: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
+    return {"metavar": names.get(plain, "JSON")}
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.default
+    if field.is_required() or default is None or default is False or default == () or hasattr(default, "model_dump"):
+        return str(field.description)
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{field.description}  [default: {shown}]"
+
+
+@click.command()
+@_settings
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
+def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
+    """Train a video classifier on labelled videos, and write it as a bundle for `vidbatch label`.
+
+    \b
+    vidbatch train videos/ --output model/                        a folder per class: videos/cat/1.mp4
+    vidbatch train clips.csv --output model/ --model resnet18+gru columns url,label[,start,end,group,split]
+    vidbatch train 'labels/videos/*.parquet' --output model/ --min-score 0.9    what a label run was sure of
+    vidbatch label more/ --output labels/ --model file:model/
+
+    Killed or stopped? Run the same command again: it goes on at the last checkpoint.
+    """
+    config = load_train_config({"inputs": inputs or None, **settings}, config_file)
+    from vidbatch.training.run import Progress
+    from vidbatch.training.run import train as run
+
+    result = run(config, Progress(config, enabled=not as_json))
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=1))
+        return
+    where = storage.redact(config.output)
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.metrics.items())
+    done = "nothing to do: trained before" if result.state == "nothing_to_do" else result.state.replace("_", " ")
+    click.echo(
+        f"vidbatch: {done}, {result.epochs} epochs, best: {result.best_epoch} ({numbers}); "
+        f"{result.left_out} videos left out, {result.num_failed} failed\n"
+        f"vidbatch: bundle in {where}, curves in {where}/training; use it: vidbatch label --model file:{where}"
+    )

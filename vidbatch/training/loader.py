@@ -1,0 +1,182 @@
+"""Windows and their times in; what the decoder makes of them out, in the order asked for, a few slices ahead.
+
+Decoded by the same function, in the same kind of child process, as videos that are labelled. What was decoded once
+is kept in a folder of a local disk, up to a bound: a file a window, named by all that its pixels depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vidbatch.decode import WINDOWS_FUNCTION, Clip, window_job
+from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
+from vidbatch.errors import VideoError
+from vidbatch.training.config import TrainConfig
+from vidbatch.windows import Floats, window_dtype
+
+SLICES_AHEAD: Final = 4
+"""Slices that are decoded before they are asked for."""
+
+Array = npt.NDArray[Any]
+Key = TypeVar("Key")
+
+
+class Wanted(NamedTuple):
+    """One window to decode."""
+
+    clip: Clip
+    positions: Floats
+    """Seconds of its T frames, float64 (T,)."""
+    num_real: int
+
+
+class Slice(NamedTuple, Generic[Key]):
+    """Windows that were asked for together."""
+
+    key: Key
+    """What the caller gave them."""
+    windows: Array
+    """Of windows.window_dtype, (n,); those that failed are zeros."""
+    failures: dict[int, str]
+    """Place in the slice of each window that cannot be decoded, and why."""
+
+
+class Loader:
+    """Decodes windows with a few child processes. Not for several threads at once; `close` it.
+
+    Args: `share` is the part of the cache's bound that is this process's own: other workers write there too.
+    """
+
+    def __init__(self, config: TrainConfig, *, share: float = 1.0) -> None:
+        self._config = config
+        self._limits = config.decoding
+        self._dtype = window_dtype(config.num_frames, *config.frame_size)
+        self._threads = ThreadPoolExecutor(config.decode_workers, "decode")
+        self._of_thread = threading.local()
+        self._processes: list[IsolatedProcess] = []
+        self._cache = Cache(config, self._dtype, share=share) if config.cache_gb else None
+
+    def slices(self, wanted: Iterable[tuple[Key, Sequence[Wanted]]]) -> Generator[Slice[Key], None, None]:
+        """The slices in order, each with its key."""
+        asked = iter(wanted)
+        ahead: deque[tuple[Key, list[Future[Array | str]]]] = deque()
+        try:
+            while True:
+                for key, windows in islice(asked, SLICES_AHEAD - len(ahead)):
+                    ahead.append((key, [self._threads.submit(self._load, each) for each in windows]))
+                if not ahead:
+                    return
+                key, futures = ahead.popleft()
+                yield self._gathered(key, [future.result() for future in futures])
+        finally:
+            for _, futures in ahead:
+                for future in futures:
+                    future.cancel()
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            process.close()
+
+    def _gathered(self, key: Key, found: list[Array | str]) -> Slice[Key]:
+        windows = np.zeros(len(found), self._dtype)
+        failures = {}
+        for place, each in enumerate(found):
+            if isinstance(each, str):
+                failures[place] = each
+            else:
+                windows[place] = each[0]
+        return Slice(key, windows, failures)
+
+    def _load(self, wanted: Wanted) -> Array | str:
+        """One window (1,), or why there is none."""
+        kept = None if self._cache is None else self._cache.read(wanted)
+        if kept is not None:
+            return kept
+        job = window_job(wanted.clip, self._limits, self._config.frame, self._config.windows)
+        job = replace(job, positions=[wanted.positions.tolist()], num_real=[wanted.num_real])
+        window, problem = None, "no frame there"
+        try:
+            for record, pixels in self._process().call(WINDOWS_FUNCTION, job):  # to its end, or the child is lost
+                if record.get("error_kind") is not None:
+                    problem = f"{record['error_kind']}: {record['error_message']}"
+                if record.get("num_frames") and pixels is not None:
+                    window = np.frombuffer(pixels, self._dtype)
+        except (VideoError, ProcessLost) as error:
+            problem = f"{error.kind}: {error.message}"
+        if window is None:
+            return problem
+        if self._cache is not None:
+            self._cache.write(wanted, window)
+        return window
+
+    def _process(self) -> IsolatedProcess:
+        if not hasattr(self._of_thread, "process"):
+            self._of_thread.process = IsolatedProcess(
+                timeout_seconds=self._limits.decode_timeout_seconds,
+                memory_bytes=self._limits.decode_memory_mb * 2**20,
+            )
+            self._processes.append(self._of_thread.process)
+        process: IsolatedProcess = self._of_thread.process
+        return process
+
+
+class Cache:
+    """Decoded windows as files, several processes of a machine together; what it cannot do it leaves undone."""
+
+    def __init__(self, config: TrainConfig, dtype: np.dtype[np.void], *, share: float) -> None:
+        self._folder = Path(config.cache or os.path.join(tempfile.gettempdir(), "vidbatch-windows"))
+        self._dtype = dtype
+        self._frame = repr(config.frame)
+        self._left_bytes = int(config.cache_gb * 1e9 * share) - int(_size_of(self._folder) * share)
+        self._lock = threading.Lock()
+
+    def read(self, wanted: Wanted) -> Array | None:
+        """The window (1,), if it is there and whole."""
+        try:
+            window = np.fromfile(self._place(wanted), self._dtype)
+        except OSError:
+            return None
+        return window if len(window) == 1 else None
+
+    def write(self, wanted: Wanted, window: Array) -> None:
+        """Keep a window, if there is room."""
+        with self._lock:
+            if self._left_bytes < window.nbytes:
+                return
+            self._left_bytes -= window.nbytes
+        place = self._place(wanted)
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
+            window.tofile(part)
+            part.replace(place)
+
+    def _place(self, wanted: Wanted) -> Path:
+        clip = wanted.clip
+        parts = (clip["url"], clip["member"], clip["content_version"], self._frame, wanted.num_real)
+        digest = hashlib.blake2b(repr(parts).encode() + wanted.positions.tobytes(), digest_size=16).hexdigest()
+        return self._folder / digest[:2] / f"{digest}.window"
+
+
+def _size_of(folder: Path) -> int:
+    total = 0
+    for place in folder.glob("*/*.window"):
+        with suppress(OSError):
+            total += place.stat().st_size
+    return total

@@ -1,0 +1,420 @@
+"""The training loop of one worker: steps, epochs, what is kept of them. Knows torch.distributed, but nothing of Ray.
+
+Every global batch is cut into slices of a fixed size, and a worker works off whole slices of it. What is left to chance
+in a slice (augmentation, dropout) is keyed by (seed, step, slice, window), so that neither the number of workers nor
+where a run went on changes what a window goes through; no state of random generators has to be kept. Gradients and
+losses are summed over all slices of all workers and divided by the windows that count, those that can be decoded.
+
+    order    | batch 0 | batch 1 | ...                      a function of seed, epoch and window ids (epochs.py)
+    batch    [slice 0][slice 1][slice 2][slice 3]
+    workers   (---- 0 --------)(---- 1 --------)            sum of gradients -> / windows -> clip -> optimizer
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vidbatch.augment import Augmenter
+from vidbatch.epochs import (
+    Order,
+    balanced_order,
+    batches,
+    class_weights,
+    epoch_order,
+    evaluation_rows,
+    num_batches,
+    rank_part,
+)
+from vidbatch.training.config import TrainConfig
+from vidbatch.training.loader import Loader, Slice, Wanted
+from vidbatch.training.optimise import Schedule, make_average, make_optimizer
+from vidbatch.training.videos import TrainingSet
+from vidbatch.transforms import InputTransform, to_float
+from vidbatch.video_networks import WindowNetwork, build_video_network
+from vidbatch.video_weights import read_weights, set_frozen, start_from
+from vidbatch.window_networks import tensors_of
+from vidbatch.windows import Keys, Windows, random_bits
+
+STATE_VERSION: Final = 1
+State = dict[str, Any]
+Report = Callable[[dict[str, Any], Callable[[], State]], None]
+"""Told of finished steps and epochs: the numbers, and what gives the state for a checkpoint of this moment."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    state: str
+    """finished | stopped_early | diverged"""
+    message: str
+    epochs: int
+    best_epoch: int | None
+
+
+class _Asked(NamedTuple):
+    """Which slice of which batch a loader's slice is."""
+
+    k: int
+    number: int
+    rows: Any  # int64 (n,): windows
+    keys: Keys
+    counts: bool
+    is_last: bool  # of this worker's slices of the batch
+
+
+class Worker(NamedTuple):
+    """Which worker this is, and what its library does to a network so that gradients are shared."""
+
+    rank: int = 0
+    num_ranks: int = 1
+    device: torch.device = torch.device("cpu")
+    share: Callable[[nn.Module], nn.Module] = lambda network: network
+    cache_share: float = 1.0
+
+
+class Loop:
+    """The state of a training run and how it goes on: `run` to the end, from wherever `load_state` puts it."""
+
+    def __init__(
+        self, config: TrainConfig, data: TrainingSet, worker: Worker | None = None, *, weights: bytes | None = None
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.worker = worker or Worker()
+        device = self.worker.device
+        self.network = make_network(config, len(data.labels), weights).to(device)
+        self._shared = self.worker.share(self.network)
+        self._steps_per_epoch = num_batches(len(self._order(0).rows), config.batch_size)
+        self.optimizer = make_optimizer(self.network, config)
+        self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self._schedule = Schedule(self.optimizer, config, steps_per_epoch=self._steps_per_epoch)
+        self.average = make_average(self.network, config)
+        self._augment = Augmenter(config.augment, data.labels)
+        self._prepare = InputTransform(config.video.inputs, config.mean, config.std).to(device)
+        self._class_weights: Tensor | None = None
+        if config.balance == "weights":
+            of_classes = class_weights(data.classes_of(data.train), len(data.labels))
+            self._class_weights = torch.from_numpy(of_classes).to(device, torch.float32)
+        self._loader = Loader(config, share=self.worker.cache_share)
+        self.epoch = self.k = self.step = 0
+        self.steps: list[dict[str, Any]] = []
+        self.epochs: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
+        self.best: dict[str, Any] = {"epoch": None, "score": -math.inf}
+        self._sums = [0.0, 0.0, 0.0]
+
+    # --- what a checkpoint holds ------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """All that a run needs to go on at the next step, for torch.save; plain types and tensors."""
+        return {
+            "version": STATE_VERSION,
+            "digest": self.config.digest,
+            "place": [self.epoch, self.k, self.step],
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": dict(self.best),
+            "steps": list(self.steps),
+            "epochs": list(self.epochs),
+            "failed": dict(self.failed),
+            "sums": list(self._sums),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on where `state` was called, by a loop of the same settings and videos."""
+        self.epoch, self.k, self.step = state["place"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best, self.steps, self.epochs = state["best"], state["steps"], state["epochs"]
+        self.failed, self._sums = state["failed"], state["sums"]
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network whose weights are validated and kept: the average, where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    @property
+    def _is_stale(self) -> bool:
+        patience, best = self.config.patience, self.best["epoch"]
+        return patience is not None and best is not None and self.epoch - best >= patience
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self, report: Report, *, on_best: Callable[[], None] = lambda: None) -> Outcome:
+        """Train to the end. Args: `on_best` is called when the weights that are kept are the best so far."""
+        try:
+            while self.epoch < self.config.epochs:
+                if self._is_stale:
+                    said = f"no better for {self.config.patience} epochs"
+                    return Outcome("stopped_early", said, self.epoch, self.best["epoch"])
+                problem = self._train_epoch(report)
+                if problem is not None:
+                    return Outcome("diverged", problem, self.epoch, self.best["epoch"])
+                self._finish_epoch(on_best)
+                report(self.epochs[-1], self.state)
+            return Outcome("finished", "", self.epoch, self.best["epoch"])
+        finally:
+            self._loader.close()
+
+    def _train_epoch(self, report: Report) -> str | None:
+        """All steps of the epoch that are left; says what is wrong if it must not go on."""
+        self._shared.train()
+        order = self._order(self.epoch)
+        asked = self._loader.slices(self._asked(order))
+        with contextlib.closing(asked):
+            sums = torch.zeros(3, dtype=torch.float64)
+            suspects: list[str] = []
+            began = time.perf_counter()
+            for part in asked:
+                with self._one_by_one(part.key.is_last):
+                    found, names = self._slice(part)
+                sums += found
+                suspects += names
+                if not part.key.is_last:
+                    continue
+                problem = self._step(sums, suspects, order, part.key.k, began)
+                if problem is not None:
+                    return problem
+                sums.zero_()
+                suspects, began = [], time.perf_counter()
+                if self.k < self._steps_per_epoch:
+                    report(self.steps[-1], self.state)
+        return None
+
+    def _order(self, epoch: int) -> Order:
+        windows, seed = self.data.train, self.config.seed
+        if self.config.balance == "sampling":
+            return balanced_order(windows.key, self.data.classes_of(windows), seed=seed, epoch=epoch)
+        return epoch_order(windows.key, seed=seed, epoch=epoch)
+
+    def _asked(self, order: Order) -> Iterator[tuple[_Asked, list[Wanted]]]:
+        """This worker's slices of the batches that are left; one that does not count where it would have none."""
+        config, train = self.config, self.data.train
+        for k, batch in batches(order, config.batch_size, first=self.k):
+            num_slices = num_batches(len(batch.rows), config.slice_size)
+            part = rank_part(num_slices, rank=self.worker.rank, num_ranks=self.worker.num_ranks)
+            mine = part.positions[part.is_real] if part.is_real.any() else part.positions[:1]
+            for number in mine.tolist():
+                piece = batch.batch(number, config.slice_size)
+                windows = train.take(piece.rows)
+                places = windows.random(
+                    seed=config.seed, epoch=self.epoch % config.places, jitter=config.jitter, keys=piece.keys
+                )
+                key = _Asked(k, number, piece.rows, piece.keys, bool(part.is_real.any()), number == mine[-1])
+                yield key, self._wanted(windows, places)
+
+    def _wanted(self, windows: Windows, places: Any) -> list[Wanted]:
+        clips = self.data.listed.clips
+        columns = zip(windows.video.tolist(), places, windows.num_real.tolist(), strict=True)
+        return [Wanted(clips[video], positions, real) for video, positions, real in columns]
+
+    @contextlib.contextmanager
+    def _one_by_one(self, is_last: bool) -> Iterator[None]:
+        """Gradients are shared once a step, with the last slice."""
+        hold = getattr(self._shared, "no_sync", contextlib.nullcontext)
+        with contextlib.nullcontext() if is_last else hold():
+            yield
+
+    def _slice(self, part: Slice[_Asked]) -> tuple[Tensor, list[str]]:
+        """Add a slice's gradients; [sum of losses, windows, right ones], and the videos whose loss is no number."""
+        asked, config = part.key, self.config
+        good = [place for place in range(len(part.windows)) if place not in part.failures]
+        for place, why in part.failures.items():
+            self.failed[self._name(asked.rows[place])] = why
+        counts = asked.counts and bool(good)
+        good = good or [0]  # something has to go through the network, so that gradients are shared
+        frames, is_real = tensors_of(part.windows[good], self.worker.device)
+        rows, keys = asked.rows[good], asked.keys[good]
+        classes = torch.from_numpy(self.data.listed.classes[self.data.train.video[rows]]).to(self.worker.device)
+        num_real = part.windows["num_real"][good].astype(np.int64)
+        changed = self._augment(
+            to_float(frames), classes, keys, seed=config.seed, epoch=self.epoch, num_real=np.maximum(num_real, 1)
+        )
+        seeds = random_bits(np.array([asked.number], np.uint64), seed=config.seed, epoch=self.step, purpose="dropout")
+        torch.manual_seed(int(seeds[0]) % 2**63)
+        logits = self._logits(self._shared, changed.images, is_real)
+        losses = self._losses(logits, changed.classes)
+        if config.augment.mixup_alpha:
+            others = self._losses(logits, changed.classes[changed.partner])
+            losses = changed.share * losses + (1 - changed.share) * others
+        total = losses.sum() * (1.0 if counts else 0.0)
+        total.backward()  # type: ignore[no-untyped-call]
+        if not counts:
+            return torch.zeros(3, dtype=torch.float64), []
+        right = (logits.detach().argmax(1) == changed.classes).sum()
+        names = [
+            self._name(row) for row, is_number in zip(rows, losses.isfinite().tolist(), strict=True) if not is_number
+        ]
+        sums = torch.stack([losses.detach().double().sum(), right.double()]).cpu()
+        return torch.stack([sums[0], torch.tensor(float(len(good)), dtype=torch.float64), sums[1]]), names
+
+    def _logits(self, network: nn.Module, images: Tensor, is_real: Tensor) -> Tensor:
+        inputs = self._prepare(images)
+        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            logits: Tensor = network(inputs.images, is_real, inputs.features)
+        return logits.float()
+
+    def _losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits,
+            classes,
+            weight=self._class_weights,
+            label_smoothing=self.config.label_smoothing,
+            reduction="none",
+        )
+
+    def _step(self, sums: Tensor, suspects: list[str], order: Order, k: int, began: float) -> str | None:
+        """Let the optimizer use the gradients of the batch; says what is wrong if they are no numbers."""
+        loss_sum, num_windows, num_right = self._summed(sums).tolist()
+        count = max(1.0, num_windows)
+        for weight in self._weights:
+            if weight.grad is not None:
+                weight.grad.mul_(self.worker.num_ranks / count)  # DDP has divided the sum by the workers
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norm = float(nn.utils.clip_grad_norm_(self._weights, limit))
+        batch = order.batch(k, self.config.batch_size)
+        if not math.isfinite(loss_sum) or not math.isfinite(norm):
+            return self._divergence(loss_sum, suspects, batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.steps.append(
+            {
+                "step": self.step,
+                "epoch": self.epoch,
+                "loss": loss_sum / count,
+                "learning_rate": float(self.optimizer.param_groups[-1]["lr"]),
+                "gradient_norm": norm,
+                "num_windows": int(num_windows),
+                "windows_hash": hashlib.blake2b(batch.keys.tobytes(), digest_size=8).hexdigest(),
+                "windows_per_second": round(count / max(1e-9, time.perf_counter() - began), 2),
+            }
+        )
+        self._schedule.after_step()
+        self._sums = [self._sums[0] + loss_sum, self._sums[1] + num_windows, self._sums[2] + num_right]
+        self.step += 1
+        self.k = k + 1
+        return None
+
+    def _divergence(self, loss_sum: float, suspects: list[str], batch: Order) -> str:
+        names = [name for of_rank in self._gathered(suspects) for name in of_rank]
+        where = f"step {self.step} (epoch {self.epoch})"
+        if names:
+            return f"the loss is no number in {where}, first at {names[0]}"
+        what = "loss" if not math.isfinite(loss_sum) else "gradient"
+        first = self._name(batch.rows[0])
+        return f"the {what} is no number in {where}, in a batch of {len(batch.rows)} windows that begins with {first}"
+
+    # --- the end of an epoch ----------------------------------------------------------------------------------------
+
+    def _finish_epoch(self, on_best: Callable[[], None]) -> None:
+        trained = _averages(self._sums)
+        numbers: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": trained[0], "accuracy": trained[1]}
+        judged = trained
+        if len(self.data.validation):
+            judged = _averages(self._validate())
+            numbers |= {"validation_loss": judged[0], "validation_accuracy": judged[1]}
+        score = self.config.score_of(*judged)
+        for of_rank in self._gathered(self.failed):
+            self.failed |= of_rank
+        numbers["num_failed"] = len(self.failed)
+        self._schedule.after_epoch(score)
+        self.epoch, self.k, self._sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        if score > self.best["score"] or self.best["epoch"] is None:
+            self.best = {"epoch": self.epoch, "score": score}
+            on_best()
+        numbers["best_epoch"] = self.best["epoch"]
+        self.epochs.append(numbers)
+
+    @torch.inference_mode()
+    def _validate(self) -> list[float]:
+        """Sum of losses, windows and right ones over the validation windows of all workers."""
+        windows, size = self.data.validation, self.config.slice_size
+        rows = evaluation_rows(windows.video, rank=self.worker.rank, num_ranks=self.worker.num_ranks)
+        mine = windows.take(rows)
+        wanted = self._wanted(mine, mine.centred())
+        classes = torch.from_numpy(self.data.classes_of(mine)).to(self.worker.device)
+        network = self.kept.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        starts = range(0, len(wanted), size)
+        for part in self._loader.slices((start, wanted[start : start + size]) for start in starts):
+            good = [place for place in range(len(part.windows)) if place not in part.failures]
+            for place, why in part.failures.items():
+                self.failed[self._name_of(mine, part.key + place)] = why
+            if not good:
+                continue
+            frames, is_real = tensors_of(part.windows[good], self.worker.device)
+            logits = self._logits(network, to_float(frames), is_real)
+            truth = classes[part.key : part.key + size][good]
+            losses = functional.cross_entropy(logits, truth, reduction="none").double()
+            right = (logits.argmax(1) == truth).double()
+            sums += torch.stack([losses.sum(), torch.ones_like(losses).sum(), right.sum()]).cpu()
+        found: list[float] = self._summed(sums).tolist()
+        return found
+
+    # --- over all workers -------------------------------------------------------------------------------------------
+
+    def _summed(self, values: Tensor) -> Tensor:
+        if self.worker.num_ranks == 1:
+            return values
+        total = values.to(self.worker.device)
+        dist.all_reduce(total)
+        return total.cpu()
+
+    def _gathered(self, value: Any) -> list[Any]:
+        """What every worker has, in order of rank."""
+        if self.worker.num_ranks == 1:
+            return [value]
+        found: list[Any] = [None] * self.worker.num_ranks
+        dist.all_gather_object(found, value)
+        return found
+
+    def _name(self, row: int) -> str:
+        return self._name_of(self.data.train, row)
+
+    def _name_of(self, windows: Windows, row: int) -> str:
+        return self.data.listed.videos[int(windows.video[row])].name
+
+
+def make_network(config: TrainConfig, num_classes: int, weights: bytes | None = None) -> WindowNetwork:
+    """The network a run begins with, on the CPU. Raises ConfigError for frames that are too small for it, ModelError.
+
+    Args: `weights` is the file of `start_from`.
+    """
+    video = config.video
+    network = build_video_network(
+        video.network,
+        video.inputs,
+        config.frame,
+        num_frames=config.num_frames,
+        num_classes=num_classes,
+        seed=config.seed,
+    )
+    if weights is not None:
+        where = config.start_from or "start_from"
+        state = read_weights(video.network.network, weights, config.frame, where)
+        start_from(network, state, video.inputs, where)
+    set_frozen(network, config.freeze_body)
+    return network
+
+
+def _averages(sums: list[float]) -> tuple[float, float]:
+    """(loss, accuracy) of [sum of losses, windows, right ones]."""
+    return sums[0] / max(1.0, sums[1]), sums[2] / max(1.0, sums[1])

@@ -1,0 +1,145 @@
+"""One worker of a run on Ray Train: the loop, with its checkpoints, its bundle and its curves put where they belong.
+
+<output>/model.safetensors, config.json   the bundle: weights of the best epoch so far
+<output>/training/steps.parquet           a row a step: loss, learning rate, gradient norm, hash of the window ids
+<output>/training/epochs.parquet          a row an epoch: losses and accuracies
+<output>/checkpoints/                     Ray Train's: what a run goes on from
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from vidbatch import storage
+from vidbatch.bundles import BundleConfig, save_bundle
+from vidbatch.training.config import TrainConfig
+from vidbatch.training.loop import Loop, Worker
+from vidbatch.training.videos import TrainingSet
+
+CHECKPOINT: Final = "state.pt"
+SAID_EVERY_SECONDS: Final = 0.5
+
+
+class Board:
+    """An actor that holds the latest numbers of a run, for whoever looks."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Any] = {}
+
+    def show(self, numbers: dict[str, Any]) -> None:
+        """Replace what there is to be seen."""
+        self._latest = numbers
+
+    def latest(self) -> dict[str, Any]:
+        """What was shown last; empty before."""
+        return self._latest
+
+
+def train_worker(given: dict[str, Any]) -> dict[str, Any]:
+    """What Ray Train runs in every worker; the fields of loop.Outcome come back.
+
+    Args: `given` holds `config`, and references to `data` (TrainingSet), `weights` (bytes or None) and the `board`.
+    """
+    config: TrainConfig = given["config"]
+    data, weights = ray.get([given["data"], given["weights"]])
+    context = ray.train.get_context()
+    torch.set_num_threads(given["num_threads"])
+    worker = Worker(
+        rank=context.get_world_rank(),
+        num_ranks=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        share=ray.train.torch.prepare_model,
+        cache_share=1 / context.get_local_world_size(),
+    )
+    loop = Loop(config, data, worker, weights=weights)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            loop.load_state(torch.load(os.path.join(folder, CHECKPOINT), map_location="cpu", weights_only=True))
+    keeper = Keeper(loop, is_first=worker.rank == 0, board=given["board"])
+    outcome = loop.run(keeper.report, on_best=keeper.keep_bundle)
+    keeper.write_curves()
+    return {**outcome._asdict(), "failed": loop.failed, "steps": loop.step}
+
+
+class Keeper:
+    """Writes what has to outlive the worker; only the first one does, but all take part in every checkpoint."""
+
+    def __init__(self, loop: Loop, *, is_first: bool, board: Any = None) -> None:
+        self._loop = loop
+        self._is_first = is_first
+        self._board = board
+        self._said = 0.0
+
+    def report(self, numbers: dict[str, Any], state: Any) -> None:
+        """Show the numbers; at the end of an epoch, and every so many steps, make a checkpoint."""
+        is_epoch = "best_epoch" in numbers
+        self._show(numbers, at_once=is_epoch)
+        every = self._loop.config.checkpoint_steps
+        if not is_epoch and (every is None or self._loop.step % every):
+            return
+        if is_epoch:
+            self.write_curves()
+        if not self._is_first:
+            ray.train.report(numbers)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state(), os.path.join(folder, CHECKPOINT))
+            ray.train.report(numbers, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def keep_bundle(self) -> None:
+        """Write the weights that are kept as the bundle."""
+        if self._is_first:
+            save_bundle(
+                self._loop.config.output,
+                self._loop.kept.state_dict(),
+                bundle_config(self._loop.config, self._loop.data),
+            )
+
+    def write_curves(self) -> None:
+        """Write the tables of steps and epochs."""
+        if self._is_first:
+            for name, rows in (("steps", self._loop.steps), ("epochs", self._loop.epochs)):
+                put_table(self._loop.config.output, name, pa.Table.from_pylist(rows))
+
+    def _show(self, numbers: dict[str, Any], *, at_once: bool) -> None:
+        if self._is_first and self._board is not None:
+            now = time.monotonic()
+            if at_once or now - self._said >= SAID_EVERY_SECONDS:
+                self._said = now
+                self._board.show.remote(numbers)
+
+
+def put_table(output: str, name: str, table: pa.Table) -> None:
+    """Write <output>/training/<name>.parquet; one without a column is left out."""
+    if table.num_columns:
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        storage.put(storage.join(output, "training", f"{name}.parquet"), buffer.getvalue())
+
+
+def bundle_config(config: TrainConfig, data: TrainingSet) -> BundleConfig:
+    """config.json of what is trained."""
+    frame = config.frame
+    return BundleConfig(
+        architecture=config.video.network.name,
+        video=config.video,
+        labels=data.labels,
+        height=frame.height,
+        width=frame.width,
+        crop_share=frame.crop_share,
+        interpolation=frame.interpolation,
+        mean=config.mean,
+        std=config.std,
+    )
