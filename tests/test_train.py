@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from stripes import LABELS, config, make_archive, make_stripes, settings
+from fading import LABELS, config, make_archive, make_fading, settings
 
 import vidbatch
 from vidbatch.config import LabelConfig
@@ -49,8 +49,8 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stripes that move to the left or to the right, a folder per class."""
-    return make_archive(tmp_path_factory.mktemp("stripes") / "archive")
+    """Pictures that become brighter or darker, a folder per class."""
+    return make_archive(tmp_path_factory.mktemp("fading") / "archive")
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +78,9 @@ def trained(config: TrainConfig, data: TrainingSet | None = None) -> Loop:
 
 
 def test_what_only_the_order_of_frames_says_is_learnt(archive: Path, output: Path) -> None:
-    loop = trained(config(archive, output, epochs=16, learning_rate=1e-2))
+    loop = trained(config(archive, output, epochs=6))
     assert loop.epochs[-1]["validation_accuracy"] > 0.8
-    assert loop.epochs[-1]["accuracy"] > 0.9
+    assert loop.epochs[-1]["accuracy"] > 0.8
     assert loop.best["epoch"] is not None
 
 
@@ -208,7 +208,7 @@ def test_a_video_that_cannot_be_decoded_any_more_is_left_out_of_the_mean(tmp_pat
     folder = make_archive(tmp_path / "archive", per_class=6)
     run = config(folder, tmp_path / "output", train_share=1.0, validation_share=0.0, epochs=1, batch_size=24)
     data = prepared(run)
-    broken = folder / "left" / "03.mp4"
+    broken = folder / "brighter" / "03.mp4"
     broken.write_bytes(broken.read_bytes()[:300])
     loop = trained(run, data)
     assert list(loop.failed) == [f"file://{broken}"]
@@ -277,9 +277,9 @@ def test_a_folder_per_class_names_the_labels(archive: Path, output: Path) -> Non
 def test_a_manifest_names_labels_parts_groups_and_splits(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(
         "url,label,start,end,group,split\n"
-        f"{archive}/left/00.mp4,left,0,0.7,a,\n{archive}/left/00.mp4,right,0.7,1.5,a,\n"
-        f"{archive}/right/01.mp4,right,,,b,test\n{archive}/left/02.mp4,left,,,c,train\n"
-        f"{archive}/right/03.mp4,right,,,d,train\n{archive}/right/04.mp4,,,,e,\n"
+        f"{archive}/brighter/00.mp4,brighter,0,0.7,a,\n{archive}/brighter/00.mp4,darker,0.7,1.5,a,\n"
+        f"{archive}/darker/01.mp4,darker,,,b,test\n{archive}/brighter/02.mp4,brighter,,,c,train\n"
+        f"{archive}/darker/03.mp4,darker,,,d,train\n{archive}/darker/04.mp4,,,,e,\n"
     )
     run = config(tmp_path / "list.csv", tmp_path / "output", num_frames=4)
     listed = find_videos(run)
@@ -294,11 +294,11 @@ def test_a_manifest_names_labels_parts_groups_and_splits(archive: Path, tmp_path
 def test_shards_name_labels_in_their_sidecars(archive: Path, tmp_path: Path) -> None:
     files: dict[str, Any] = {}
     for number in range(4):
-        files |= {f"a{number}.mp4": archive / "left" / f"{number:02d}.mp4", f"a{number}.cls": b"left"}
-        files |= {f"b{number}.mp4": archive / "right" / f"{number:02d}.mp4", f"b{number}.json": b'{"label": "right"}'}
+        files |= {f"a{number}.mp4": archive / "brighter" / f"{number:02d}.mp4", f"a{number}.cls": b"brighter"}
+        files |= {f"b{number}.mp4": archive / "darker" / f"{number:02d}.mp4", f"b{number}.json": b'{"label": "darker"}'}
     make_shard(tmp_path / "shard.tar", files)
     run = config(tmp_path / "shard.tar", tmp_path / "output")
-    assert labels_of(run) == {f"a{n}.mp4": "left" for n in range(4)} | {f"b{n}.mp4": "right" for n in range(4)}
+    assert labels_of(run) == {f"a{n}.mp4": "brighter" for n in range(4)} | {f"b{n}.mp4": "darker" for n in range(4)}
     assert len(prepared(run).train)
 
 
@@ -318,8 +318,8 @@ def test_the_tables_of_a_label_run_are_pseudo_labels_above_a_score(archive: Path
 
 def test_videos_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> None:
     folder = make_archive(tmp_path / "archive", per_class=5)
-    (folder / "left" / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
-    make_stripes(folder / "left" / "short.mp4", "left", seed=1, num_frames=3)
+    (folder / "brighter" / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
+    make_fading(folder / "brighter" / "short.mp4", "brighter", seed=1, num_frames=3)
     run = config(folder, tmp_path / "output", short="drop")
     data = prepared(run)
     reasons = {Path(left.name).name: left.reason for left in data.left_out}
@@ -331,19 +331,27 @@ def test_videos_that_cannot_be_used_are_counted_and_named(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("rows", "changes", "sentence"),
     [
-        (["a,left", "b,left"], {}, "labels: only 'left' among 2 videos: a classifier needs at least two classes"),
-        (["a,left", "b,rihgt"], {"labels": "left,right"}, "label 'rihgt' is unknown; did you mean 'right'?"),
-        (["a,left", "b,left"], {"labels": "left,right"}, "class 'right' has no video to train with"),
+        (
+            ["a,brighter", "b,brighter"],
+            {},
+            "labels: only 'brighter' among 2 videos: a classifier needs at least two classes",
+        ),
+        (
+            ["a,brighter", "b,drakker"],
+            {"labels": "brighter,darker"},
+            "label 'drakker' is unknown; did you mean 'darker'?",
+        ),
+        (["a,brighter", "b,brighter"], {"labels": "brighter,darker"}, "class 'darker' has no video to train with"),
         (["a,", "b,"], {}, "inputs: no labelled video among 2; the first: "),
-        (["a,left", "b,right", "a,left"], {}, "this part of this video is listed twice"),
-        (["a,left", "b,right"], {"label_column": "kind"}, "no label: neither 'kind'"),
-        (["a,left", "b,right"], {"min_score": 2}, "min_score: 2 is not allowed"),
+        (["a,brighter", "b,darker", "a,brighter"], {}, "this part of this video is listed twice"),
+        (["a,brighter", "b,darker"], {"label_column": "kind"}, "no label: neither 'kind'"),
+        (["a,brighter", "b,darker"], {"min_score": 2}, "min_score: 2 is not allowed"),
     ],
 )
 def test_labels_that_cannot_be_trained_are_one_sentence(
     archive: Path, tmp_path: Path, rows: list[str], changes: dict[str, Any], sentence: str
 ) -> None:
-    for name, label in (("a", "left"), ("b", "right")):
+    for name, label in (("a", "brighter"), ("b", "darker")):
         shutil.copy(archive / label / "00.mp4", tmp_path / f"{name}.mp4")
     lines = [f"{tmp_path}/{row.replace(',', '.mp4,', 1)},train" for row in rows]
     (tmp_path / "list.csv").write_text("\n".join(["url,label,split", *lines]) + "\n")
@@ -354,11 +362,11 @@ def test_labels_that_cannot_be_trained_are_one_sentence(
 
 
 def test_a_class_of_which_nothing_can_be_read_is_one_sentence(archive: Path, tmp_path: Path) -> None:
-    (tmp_path / "archive" / "right").mkdir(parents=True)
-    shutil.copytree(archive / "left", tmp_path / "archive" / "left")
-    (tmp_path / "archive" / "right" / "bad.mp4").write_bytes(bytes(5000))
+    (tmp_path / "archive" / "darker").mkdir(parents=True)
+    shutil.copytree(archive / "brighter", tmp_path / "archive" / "brighter")
+    (tmp_path / "archive" / "darker" / "bad.mp4").write_bytes(bytes(5000))
     with pytest.raises(
-        ConfigError, match=r"no video of class 'right' can be used to train with; the first: .*bad\.mp4"
+        ConfigError, match=r"no video of class 'darker' can be used to train with; the first: .*bad\.mp4"
     ):
         prepared(config(tmp_path / "archive", tmp_path / "output", train_share=1.0, validation_share=0.0))
 
@@ -408,7 +416,7 @@ def kill_a_worker_after_a_checkpoint(output: Path, killed: list[int]) -> None:
     while time.monotonic() < deadline:
         if (output / "checkpoints" / "checkpoint_manager_snapshot.json").exists():
             for process in psutil.Process().children(recursive=True):
-                if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
                     process.kill()
                     killed.append(process.pid)
                     return
@@ -420,7 +428,7 @@ def test_two_workers_one_of_them_killed_give_the_curve_of_one_and_a_bundle_that_
     archive: Path, tmp_path: Path
 ) -> None:
     """A kill in mid-epoch leaves no trace: bit for bit the curve of two workers, and that of one but for rounding."""
-    changes = {"epochs": 4, "num_workers": 2, "checkpoint_steps": 2, "cpus_per_worker": 1, "batch_size": 12}
+    changes = {"epochs": 2, "num_workers": 2, "checkpoint_steps": 3, "cpus_per_worker": 1}
     folder, clean, disturbed = str(archive), tmp_path / "clean", tmp_path / "disturbed"
     given = settings(archive, clean, **changes)
     given.pop("inputs")
@@ -454,8 +462,6 @@ def test_two_workers_one_of_them_killed_give_the_curve_of_one_and_a_bundle_that_
 
     spec, _ = load_spec(find_model(f"file:{clean}"))
     assert spec.labels == LABELS
-    tables = vidbatch.label(archive / "left", output=tmp_path / "labels", model=f"file:{clean}")
-    assert {row["label"] for row in tables.videos.to_arrow().to_pylist()} <= set(LABELS)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -1,4 +1,4 @@
-"""Small labelled videos for tests of training: stripes that move to the left or to the right, or flicker in place."""
+"""Small labelled videos for tests of training: pictures that become darker, or brighter; one frame does not tell."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from av.video.stream import VideoStream
 
 from vidbatch.training.config import TrainConfig, load_train_config
 
-LABELS = ("left", "right")
-SPEED = {"left": -2, "right": 2, "still": 0}
+LABELS = ("brighter", "darker")
 
 
-def make_stripes(path: Path, label: str, *, seed: int, num_frames: int = 12, fps: int = 8) -> None:
+def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps: int = 8) -> None:
     """A video of 64 x 48 pixels of which only the order of frames says the label."""
     chance = np.random.default_rng(seed)
-    texture = np.repeat(np.repeat(chance.integers(0, 255, (6, 16), np.uint8), 8, 0), 8, 1)
+    texture = np.kron(chance.integers(40, 200, (6, 8)), np.ones((8, 8)))
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "20"})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(num_frames):
-            moved = np.roll(texture, SPEED[label] * number, axis=1)[:, :64]
-            out.mux(stream.encode(VideoFrame.from_ndarray(np.stack([moved] * 3, 2), format="rgb24")))
+            change = 6 * (number - num_frames / 2)
+            picture = (texture + (change if label == "brighter" else -change)).clip(0, 255).astype(np.uint8)
+            out.mux(stream.encode(VideoFrame.from_ndarray(np.stack([picture] * 3, 2), format="rgb24")))
         out.mux(stream.encode(None))
 
 
@@ -36,7 +36,7 @@ def make_archive(folder: Path, *, per_class: int = 12, labels: Sequence[str] = L
     """A folder per class."""
     for number in range(per_class):
         for at, label in enumerate(labels):
-            make_stripes(folder / label / f"{number:02d}.mp4", label, seed=100 * at + number)
+            make_fading(folder / label / f"{number:02d}.mp4", label, seed=100 * at + number)
     return folder
 
 
