@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 import vidbatch
 from vidbatch import errors
 from vidbatch.config import LabelConfig
+from vidbatch.evaluation.config import EvaluateConfig
 from vidbatch.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     {"testing": ("testing",)},
     {"pipeline": ("pipeline", "plan", "blocks")},
     {"training": ("training", "training.*")},
+    {"evaluation": ("evaluation", "evaluation.*")},
     {"cli": ("cli", "cli_train")},
 ]
 MAY_IMPORT = {
@@ -71,6 +73,8 @@ MAY_IMPORT = {
     "torch": {"models", "classify", "yuv", "transforms", "training"},
     "torchvision": {"models", "transforms"},
     "timm": {"models"},
+    "sklearn": {"evaluation"},
+    "matplotlib": {"evaluation"},
     "s3fs": {"storage"},
     "botocore": {"storage"},
     "boto3": {"storage"},
@@ -184,10 +188,10 @@ def test_error_kinds_are_one_closed_list_with_a_sentence_each() -> None:
 
 
 def test_public_names_are_these() -> None:
-    assert sorted(vidbatch.__all__) == ["__version__", "label", "tables", "train"]
+    assert sorted(vidbatch.__all__) == ["__version__", "evaluate", "label", "tables", "train"]
     for name in vidbatch.__all__:
         assert getattr(vidbatch, name) is not None
-    for function in (vidbatch.label, vidbatch.train):
+    for function in (vidbatch.label, vidbatch.train, vidbatch.evaluate):
         assert list(inspect.signature(function).parameters) == ["inputs", "output", "settings"]
 
 
@@ -199,9 +203,10 @@ def test_every_setting_is_described_and_is_a_flag_or_a_bound() -> None:
     in_the_file_only = {"max_packets", "long_video_mb", "stage_seconds"}
     assert set(LabelConfig.model_fields) - flags == in_the_file_only
     assert all(field.description for field in LabelConfig.model_fields.values())
-    flags = {parameter.name for parameter in cli.commands["train"].params}
-    assert set(TrainConfig.model_fields) <= flags
-    assert all(field.description for field in TrainConfig.model_fields.values())
+    for name, settings in (("train", TrainConfig), ("evaluate", EvaluateConfig)):
+        flags = {parameter.name for parameter in cli.commands[name].params}
+        assert set(settings.model_fields) <= flags
+        assert all(field.description for field in settings.model_fields.values())
 
 
 def tracked_files() -> list[Path]:
@@ -299,7 +304,7 @@ def test_documented_commands_exist(document: str) -> None:
     text = (REPOSITORY / document).read_text()
     code = "\n".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"```(?:sh|console)?\n(.*?)```", text, re.DOTALL))
     assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= make_targets()
-    assert set(re.findall(r"\bvidbatch (label|plan|status|train|[a-z]+)\b", code)) <= set(cli.commands)
+    assert set(re.findall(r"\bvidbatch (label|plan|status|train|evaluate|[a-z]+)\b", code)) <= set(cli.commands)
     for script in re.findall(r"python ((?:jobs|tests|scripts|benchmarks)/\w+\.py)", code):
         assert (REPOSITORY / script).is_file(), script
 

@@ -11,12 +11,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidbatch.evaluation.run import Evaluation
     from vidbatch.pipeline import LabelResult
     from vidbatch.results import LabelTables
     from vidbatch.training.run import TrainResult
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "label", "tables", "train"]
+__all__ = ["__version__", "evaluate", "label", "tables", "train"]
 
 
 def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> LabelResult:
@@ -51,3 +52,15 @@ def train(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **set
     from vidbatch.training.run import train as run
 
     return run(load_train_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))
+
+
+def evaluate(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> Evaluation:
+    """Say how right a model is about labelled videos, those of the test split if nothing else is said.
+
+    Args: `inputs` are as for `train`; `settings` are the fields of `vidbatch.evaluation.config.EvaluateConfig` (model,
+    split, seed, ...). Raises ConfigError for a wrong setting or label, before anything starts.
+    """
+    from vidbatch.evaluation.config import load_evaluate_config
+    from vidbatch.evaluation.run import evaluate as run
+
+    return run(load_evaluate_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))

@@ -1,4 +1,4 @@
-"""The `vidbatch` command: label, plan, status, train. Flags are the fields of LabelConfig; everything else is library.
+"""The `vidbatch` command: label, plan, status, train, evaluate. Flags are fields of settings; all else is library.
 
 Exit codes: 0 done (also with failed videos, up to --max-failed-share), 1 too many failed or the run broke,
 2 a mistake in what was asked, 130 stopped by Ctrl-C or SIGTERM (run the same command again to go on).
@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from vidbatch import __version__, metrics, storage
-from vidbatch.cli_train import train
+from vidbatch.cli_train import evaluate, train
 from vidbatch.config import LabelConfig, load_config
 from vidbatch.errors import ConfigError, VidbatchError
 
@@ -71,6 +71,7 @@ def cli() -> None:
     vidbatch plan  s3://bucket/videos --output s3://bucket/labels   what would be done, and its cost
     vidbatch status s3://bucket/labels                              what the runs did
     vidbatch train labelled/ --output model/                        a model of one's own
+    vidbatch evaluate labelled/ --output eval/ --model file:model   how right it is
 
     With RAY_ADDRESS set the work runs on that cluster, else on a local Ray.
     """
@@ -140,6 +141,7 @@ def status(output: str, run_id: str | None, show_all: bool, as_json: bool) -> No
 
 
 cli.add_command(train)
+cli.add_command(evaluate)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`vidbatch train`: flags are the fields of TrainConfig, made from it; everything else is library."""
+"""`vidbatch train` and `evaluate`: flags are made from the fields of their settings; everything else is library."""
 
 from __future__ import annotations
 
@@ -9,21 +9,32 @@ from dataclasses import asdict
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vidbatch import storage
+from vidbatch import metrics, storage
+from vidbatch.evaluation.config import EvaluateConfig, load_evaluate_config
 from vidbatch.training.config import TrainConfig, load_train_config
+
+_SHOWN = ("accuracy", "top_5", "precision", "recall", "f1", "calibration_error")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _settings(command: F) -> F:
-    """Add INPUT..., one option a setting with its description and default as help, and --config."""
-    for name, field in reversed(TrainConfig.model_fields.items()):
-        if name != "inputs":
-            command = click.option(*_names(name, field), help=_help(field), default=None, **_kind(field))(command)
-    command = click.option("--config", "config_file", metavar="FILE", help="YAML file of settings; flags win.")(command)
-    return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+def _settings(settings: type[BaseModel]) -> Callable[[F], F]:
+    """Add INPUT..., one option a setting with its description and default as help, --config and --json."""
+
+    def add(command: F) -> F:
+        command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+        for name, field in reversed(settings.model_fields.items()):
+            if name != "inputs":
+                command = click.option(*_names(name, field), help=_help(field), default=None, **_kind(field))(command)
+        command = click.option("--config", "config_file", metavar="FILE", help="YAML file of settings; flags win.")(
+            command
+        )
+        return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
+
+    return add
 
 
 def _names(name: str, field: FieldInfo) -> tuple[str, str]:
@@ -57,8 +68,7 @@ def _help(field: FieldInfo) -> str:
 
 
 @click.command()
-@_settings
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
+@_settings(TrainConfig)
 def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
     """Train a video classifier on labelled videos, and write it as a bundle for `vidbatch label`.
 
@@ -86,3 +96,32 @@ def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **set
         f"{result.left_out} videos left out, {result.num_failed} failed\n"
         f"vidbatch: bundle in {where}, curves in {where}/training; use it: vidbatch label --model file:{where}"
     )
+
+
+@click.command()
+@_settings(EvaluateConfig)
+def evaluate(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
+    """Say how right a model is about labelled videos that it was not trained on.
+
+    \b
+    vidbatch evaluate videos/ --output evaluated/ --model file:model/      the test videos of `train videos/`
+    vidbatch evaluate other.csv --output evaluated/ --model file:model/ --split all
+
+    Accuracy, top-5, precision, recall, F1, confusion and calibration, by video and by window, as JSON, with the rows
+    they come from and pictures.
+    """
+    config = load_evaluate_config({"inputs": inputs or None, **settings}, config_file)
+    from vidbatch.evaluation.run import evaluate as run
+
+    found = run(config, metrics.Progress(enabled=not as_json))
+    if as_json:
+        click.echo(json.dumps({"videos": found.videos, "windows": found.windows}, indent=1))
+        return
+    for name, scores in (("videos", found.videos), ("windows", found.windows)):
+        if scores["count"]:
+            numbers = ", ".join(f"{key.replace('_', ' ')} {scores[key]:.3f}" for key in _SHOWN)
+            click.echo(f"vidbatch: {scores['count']} {name}: {numbers}")
+    for label, numbers in found.videos.get("by_class", {}).items():
+        click.echo(f"  {label:<20} " + "  ".join(f"{key} {numbers[key]:.3f}" for key in ("precision", "recall", "f1")))
+    failed = f"{len(found.failed)} failed, {len(found.left_out)} without a label"
+    click.echo(f"vidbatch: {failed}; tables, numbers and pictures in {storage.redact(config.output)}")

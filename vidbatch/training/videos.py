@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from vidbatch import source, storage
+from vidbatch.config import LabelConfig
 from vidbatch.decode import Clip, window_job
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
 from vidbatch.errors import ConfigError, VideoError
@@ -105,11 +106,22 @@ def find_videos(config: TrainConfig) -> Listed:
     Raises ConfigError for inputs that cannot be read, unknown labels, fewer than two classes, a class without a video
     to train with, contradictory splits.
     """
+    clips, videos, left_out = list_labelled(config.decoding, config.label_column, config.min_score)
+    labels, classes = classes_of(videos, config.labels)
+    splits = assign_splits(videos, config.shares, seed=config.seed)
+    check_classes(labels, classes, splits)
+    return Listed(clips=clips, videos=videos, classes=classes, splits=splits, labels=labels, left_out=left_out)
+
+
+def list_labelled(
+    config: LabelConfig, label_column: str = "label", min_score: float = 0.0
+) -> tuple[list[Clip], list[Labelled], list[LeftOut]]:
+    """Where each labelled video of the inputs is, and its label; and what has none. ConfigError if all have none."""
     clips: list[Clip] = []
     videos: list[Labelled] = []
     left_out: list[LeftOut] = []
-    for place, clip in source.iter_listed(config.decoding):
-        found = _labelled(place, clip, config)
+    for place, clip in source.iter_listed(config):
+        found = _labelled(place, clip, label_column, min_score)
         if isinstance(found, LeftOut):
             left_out.append(found)
         else:
@@ -118,28 +130,25 @@ def find_videos(config: TrainConfig) -> Listed:
     if not videos:
         first = f"; the first: {left_out[0].name}: {left_out[0].reason}" if left_out else ""
         raise ConfigError(f"inputs: no labelled video among {len(left_out)}{first}")
-    labels, classes = classes_of(videos, config.labels)
-    splits = assign_splits(videos, config.shares, seed=config.seed)
-    check_classes(labels, classes, splits)
-    return Listed(clips=clips, videos=videos, classes=classes, splits=splits, labels=labels, left_out=left_out)
+    return clips, videos, left_out
 
 
-def _labelled(place: str, clip: Clip, config: TrainConfig) -> Labelled | LeftOut:
+def _labelled(place: str, clip: Clip, label_column: str, min_score: float) -> Labelled | LeftOut:
     name = clip["url"] if clip["member"] is None else f"{clip['url']}!{clip['member']}"
     if clip["error_kind"] is not None:
         return LeftOut(name, f"{clip['error_kind']}: {clip['error_message']}")
     known: dict[str, Any] = json.loads(clip["metadata"]) if clip["metadata"] else {}
     if isinstance(known.get("json"), dict):
         known = known["json"] | known
-    label = _text(known.get(config.label_column))
+    label = _text(known.get(label_column))
     if label is None:
         label = _text(known.get("cls")) or (None if is_manifest(place) else _folder_below(place, clip["url"]))
     if label is None:
-        return LeftOut(name, f"no label: neither {config.label_column!r} nor .cls nor the folder of a class")
+        return LeftOut(name, f"no label: neither {label_column!r} nor .cls nor the folder of a class")
     try:
         score = _number(known, "score")
-        if score is not None and score < config.min_score:
-            return LeftOut(name, f"score {score:g} below min_score {config.min_score:g}")
+        if score is not None and score < min_score:
+            return LeftOut(name, f"score {score:g} below min_score {min_score:g}")
         return Labelled(
             url=clip["url"],
             member=clip["member"],

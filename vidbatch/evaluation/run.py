@@ -1,0 +1,162 @@
+"""An evaluation, whole: labelled videos of a split -> a label run over them -> what it said against what they are.
+
+<output>/evaluate.parquet   a row a video: truth, label, score, probabilities
+<output>/windows.parquet    the same, a row a window
+<output>/evaluate.json      the numbers, by video and by window
+<output>/*.png              confusion matrix, curves of the training, the surest mistakes
+<output>/labels/            the label run: a rerun does only what is missing
+
+The videos are labelled by `label` itself, so what is evaluated is what is served; each video counts once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidbatch import models, pipeline, storage
+from vidbatch.errors import ConfigError
+from vidbatch.evaluation.config import EvaluateConfig
+from vidbatch.evaluation.scores import scores_of
+from vidbatch.metrics import Progress
+from vidbatch.training.videos import LeftOut, list_labelled
+from vidbatch.windows import Ints, Labelled, assign_splits, classes_of
+
+MOST_CLASSES: Final = 100
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How right a model is; also <output>/evaluate.json."""
+
+    output: str
+    model: str
+    labels: tuple[str, ...]
+    videos: dict[str, Any]
+    """scores.scores_of over videos: probabilities are the mean over a video's windows or frames."""
+    windows: dict[str, Any]
+    """The same over windows, or over frames for models of single frames."""
+    failed: dict[str, str] = field(repr=False)
+    """Videos that gave no answer, and why; they are in no number."""
+    left_out: list[LeftOut] = field(repr=False)
+    """Without a label."""
+
+
+def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evaluation:
+    """Label the videos of the split and compare. Raises ConfigError before the first task for what cannot work."""
+    for library in ("sklearn", *(("matplotlib",) if config.charts else ())):
+        if find_spec(library) is None:
+            raise ConfigError(f"evaluate needs {library}: pip install 'vidbatch[evaluate]'")
+    reference = models.find_model(config.model)
+    labels = reference.labels or models.load_spec(reference)[0].labels
+    if len(labels) > MOST_CLASSES:
+        raise ConfigError(f"model: {reference.name!r} has {len(labels)} classes; evaluate takes {MOST_CLASSES}")
+    videos, left_out = _videos_of_split(config)
+    _, classes = classes_of(videos, labels)
+    place = storage.join(config.output, "videos.parquet")
+    _put_table(place, [{"url": video.url, "member": video.member, "label": video.label} for video in videos])
+    result = pipeline.label(config.label_settings(place, output=storage.join(config.output, "labels")), progress)
+    said = _rows_of(result.videos.to_arrow(), videos, classes, labels)
+    windows = _rows_of(result.frames.to_arrow(), videos, classes, labels)
+    _put_table(storage.join(config.output, "evaluate.parquet"), said)
+    _put_table(storage.join(config.output, "windows.parquet"), windows)
+    evaluation = Evaluation(
+        output=config.output,
+        model=reference.name,
+        labels=labels,
+        videos=_scores(said, labels),
+        windows=_scores(windows, labels),
+        failed={row["url"]: f"{row['error_kind']}: {row['error_message']}" for row in said if row["label"] is None},
+        left_out=left_out,
+    )
+    storage.put(storage.join(config.output, "evaluate.json"), json.dumps(_as_json(evaluation), indent=1).encode())
+    if config.charts:
+        _draw(config, evaluation, said, windows)
+    return evaluation
+
+
+def _videos_of_split(config: EvaluateConfig) -> tuple[list[Labelled], list[LeftOut]]:
+    listing = config.label_settings(*config.inputs, output=config.output)
+    _, videos, left_out = list_labelled(listing.model_copy(update={"sampling": "all"}), config.label_column)
+    for video in videos:
+        if video.start_seconds is not None or video.end_seconds is not None:
+            raise ConfigError(f"{video.name}: start and end: parts of videos cannot be evaluated; cut them out first")
+    splits = assign_splits(videos, config.shares, seed=config.seed)
+    chosen = [video for video, split in zip(videos, splits, strict=True) if config.split in ("all", split)]
+    if not chosen:
+        raise ConfigError(f"split: {config.split!r} holds none of the {len(videos)} labelled videos; allowed: all")
+    return chosen, left_out
+
+
+def _rows_of(table: pa.Table, videos: list[Labelled], classes: Ints, labels: tuple[str, ...]) -> Rows:
+    """The rows of a published table with the truth beside them, in order of videos and time."""
+    known = {(video.url, video.member): at for at, video in enumerate(videos)}
+    rows: Rows = []
+    for row in table.to_pylist():
+        at = known.get((row["url"], row["member"]))
+        if at is None:  # of an earlier evaluation of more videos
+            continue
+        scores = {entry["label"]: entry["score"] for entry in row["top_k"] or ()}
+        found = {name: row.get(name) for name in ("url", "member", "pts_seconds", "error_kind", "error_message")}
+        found |= {"truth": labels[int(classes[at])], "label": row["label"], "score": row["score"]}
+        found["probabilities"] = [scores.get(label, 0.0) for label in labels] if scores else None
+        rows.append(found)
+    return sorted(rows, key=lambda row: (row["url"], row["member"] or "", row["pts_seconds"] or 0.0))
+
+
+def _scores(rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
+    answered = [row for row in rows if row["probabilities"] is not None]
+    truth = np.array([labels.index(row["truth"]) for row in answered], np.int64)
+    probabilities = np.array([row["probabilities"] for row in answered], np.float64).reshape(-1, len(labels))
+    return scores_of(truth, probabilities, labels)
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    names = ("model", "labels", "videos", "windows", "failed")
+    return {name: getattr(evaluation, name) for name in names} | {"left_out": [list(x) for x in evaluation.left_out]}
+
+
+def _draw(config: EvaluateConfig, evaluation: Evaluation, said: Rows, windows: Rows) -> None:
+    from vidbatch.evaluation import charts
+
+    if evaluation.videos["count"]:
+        picture = charts.confusion_chart(evaluation.videos["confusion"], evaluation.labels)
+        storage.put(storage.join(config.output, "confusion.png"), picture)
+    wrong = [row for row in said if row["label"] not in (None, row["truth"]) and row["member"] is None]
+    for row in wrong:
+        seconds = sorted({w["pts_seconds"] for w in windows if w["url"] == row["url"]})
+        step = max(1, len(seconds) // charts.FRAMES_OF_A_MISTAKE)
+        row["seconds"] = seconds[::step] if len(seconds) > 1 else [seconds[0] + 0.25 * n for n in range(4)]
+    if wrong:
+        sheet = charts.mistakes_sheet(sorted(wrong, key=lambda row: -row["score"]))
+        storage.put(storage.join(config.output, "mistakes.png"), sheet)
+    curves = [_training_rows(config.model, name) for name in ("steps", "epochs")]
+    if curves[0]:
+        storage.put(storage.join(config.output, "curves.png"), charts.curves_chart(*curves))
+
+
+def _training_rows(model: str, name: str) -> Rows:
+    """A table that `train` left beside its bundle; none for other models."""
+    place = storage.join(model.removeprefix("file:"), "training", f"{name}.parquet")
+    try:
+        rows: Rows = pq.read_table(io.BytesIO(storage.read_bytes(place))).to_pylist()
+    except (OSError, ValueError):
+        return []
+    return rows
+
+
+def _put_table(place: str, rows: Rows) -> None:
+    kinds = {"pts_seconds": pa.float64(), "score": pa.float32(), "probabilities": pa.list_(pa.float32())}
+    names = list(rows[0]) if rows else []
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd")
+    storage.put(place, buffer.getvalue())
