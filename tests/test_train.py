@@ -6,6 +6,8 @@ import io
 import json
 import math
 import shutil
+import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from fading import LABELS, config, make_archive, make_fading, settings
+from runs import VIDBATCH
 
 import vidbatch
 from vidbatch.config import LabelConfig
@@ -32,6 +35,7 @@ from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.loader import Cache, Loader, Wanted
 from vidbatch.training.loop import Loop
 from vidbatch.training.optimise import Schedule
+from vidbatch.training.run import conclude
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
 from vidbatch.windows import window_dtype
 
@@ -202,6 +206,17 @@ def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(archive: Pa
     assert outcome.state == "diverged"
     assert "is no number in step" in outcome.message
     assert ".mp4" in outcome.message
+
+
+def test_a_run_that_diverged_says_where_and_what_is_kept(archive: Path, tmp_path: Path) -> None:
+    run = config(archive, tmp_path / "output")
+    record = {"counts": {"left_out": 0}}
+    outcome = {"state": "diverged", "message": "the loss is no number in step 3", "epochs": 0, "best_epoch": None}
+    with pytest.raises(TrainingDiverged, match="the loss is no number in step 3; no epoch was finished: try a smaller"):
+        conclude(run, record, outcome | {"failed": {}})
+    with pytest.raises(TrainingDiverged, match="the bundle holds epoch 2, the checkpoint the last good step"):
+        conclude(run, record, outcome | {"failed": {}, "best_epoch": 2})
+    assert json.loads((tmp_path / "output" / "train.json").read_text())["state"] == "diverged"
 
 
 def test_a_video_that_cannot_be_decoded_any_more_is_left_out_of_the_mean(tmp_path: Path) -> None:
@@ -424,9 +439,7 @@ def kill_a_worker_after_a_checkpoint(output: Path, killed: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_two_workers_one_of_them_killed_give_the_curve_of_one_and_a_bundle_that_labels(
-    archive: Path, tmp_path: Path
-) -> None:
+def test_two_workers_one_of_them_killed_give_the_curve_of_one(archive: Path, tmp_path: Path) -> None:
     """A kill in mid-epoch leaves no trace: bit for bit the curve of two workers, and that of one but for rounding."""
     changes = {"epochs": 2, "num_workers": 2, "checkpoint_steps": 3, "cpus_per_worker": 1}
     folder, clean, disturbed = str(archive), tmp_path / "clean", tmp_path / "disturbed"
@@ -464,9 +477,26 @@ def test_two_workers_one_of_them_killed_give_the_curve_of_one_and_a_bundle_that_
     assert spec.labels == LABELS
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_a_run_that_diverges_says_where_and_what_is_kept(archive: Path, tmp_path: Path) -> None:
-    given = settings(archive, tmp_path / "output", optimizer="sgd", learning_rate=1e30, weight_decay=0.0)
-    with pytest.raises(TrainingDiverged, match=r"is no number in step \d+ .*; no epoch was finished"):
-        vidbatch.train(*given.pop("inputs"), **given)
-    assert json.loads((tmp_path / "output" / "train.json").read_text())["state"] == "diverged"
+@pytest.mark.long
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_command_goes_on_where_it_was(archive: Path, tmp_path: Path, stop: signal.Signals) -> None:
+    """Ctrl-C, or the kill of the driver with its whole local Ray: the same command again ends with the same curve."""
+    output = tmp_path / "output"
+    given = settings(archive, output, epochs=4, checkpoint_steps=3, cpus_per_worker=1)
+    (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
+    command = [*VIDBATCH, "train", "--config", str(tmp_path / "train.yaml")]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not (output / "checkpoints" / "checkpoint_manager_snapshot.json").exists():
+        assert time.monotonic() < deadline
+        assert first.poll() is None, first.stderr and first.stderr.read()
+        time.sleep(0.01)
+    first.send_signal(stop)
+    _, said = first.communicate(timeout=60)
+    if stop == signal.SIGINT:
+        assert first.returncode == 130
+        assert "stopped; run the same command again to go on" in said
+    again = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert again.returncode == 0, again.stderr
+    assert "vidbatch: finished, 4 epochs" in again.stdout
+    assert steps_of(output) == curve(trained(config(archive, output, epochs=4)).steps)

@@ -109,8 +109,13 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
             outcome = _fit(config, data, weights, places, progress)
     finally:
         progress.close()
-    record |= {"state": outcome["state"], "message": outcome["message"], "epochs": outcome["epochs"]}
-    record |= {"best_epoch": outcome["best_epoch"], "failed": outcome["failed"], "metrics": _metrics_of_best(config)}
+    return conclude(config, record, outcome)
+
+
+def conclude(config: TrainConfig, record: dict[str, Any], outcome: dict[str, Any]) -> TrainResult:
+    """Note in the record how the workers ended. Raises TrainingDiverged if that was because of the loss."""
+    record |= {name: outcome[name] for name in ("state", "message", "epochs", "best_epoch", "failed")}
+    record["metrics"] = _metrics_of_best(config)
     _save(config, record)
     if outcome["state"] == "diverged":
         raise TrainingDiverged(f"{outcome['message']}; {_what_is_kept(outcome)}")
@@ -177,7 +182,6 @@ def _fit(
     """Run the workers to the end; what the first one returned."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from vidbatch.training.worker import Board, train_worker
@@ -185,7 +189,7 @@ def _fit(
     resources = {"CPU": places.cpus} | ({"GPU": 1} if places.on_gpu else {})
     place, filesystem = _storage_of(config.output)
     board = ray.remote(Board).options(num_cpus=0).remote()
-    trainer = TorchTrainer(
+    trainer = _trainer_class()(
         train_worker,
         train_loop_config={
             "config": config,
@@ -214,6 +218,17 @@ def _fit(
     except TrainingFailedError as error:
         raise TrainingFailed(f"training gave up after {config.max_failures} failures: {_first_line(error)}") from error
     return outcome
+
+
+def _trainer_class() -> type:
+    """TorchTrainer that leaves Ctrl-C to the command: Ray's own handler would end it with exit code 0."""
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _register_sigint_handler(self, controller: Any) -> None:
+            pass  # a KeyboardInterrupt ends `fit`, which lets go of the controller, which ends the workers
+
+    return Trainer
 
 
 def _cpus_per_worker(num_workers: int, nodes: list[dict[str, Any]]) -> int:
