@@ -21,6 +21,8 @@ import network  # the tests are no package
 from hosts import OnHosts
 from network import Hosts
 
+pytestmark = pytest.mark.long
+
 NUM_VIDEOS = 30
 
 
@@ -46,13 +48,6 @@ def undisturbed(folder: Path) -> Rows:
     return rows(folder / "clean")
 
 
-def test_a_host_whose_power_fails_in_mid_run_costs_nothing_but_time(place: OnHosts) -> None:
-    result = place.once("host", 0)
-    assert result["struck"], result
-    assert (result["lost"], result["doubled"], result["wrong"]) == (0, 0, 0), result
-
-
-@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("scenario", ["host", "cut-off", "zombie", "joins"])
 def test_hosts_lost_cut_off_or_added_change_no_row(place: OnHosts, scenario: str) -> None:
@@ -61,7 +56,6 @@ def test_hosts_lost_cut_off_or_added_change_no_row(place: OnHosts, scenario: str
     assert (result["lost"], result["doubled"], result["wrong"]) == (0, 0, 0), result
 
 
-@pytest.mark.long
 def test_without_the_token_a_cluster_lets_no_run_in_and_the_run_says_so(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     with Hosts(tmp_path, 1) as hosts:
@@ -84,7 +78,6 @@ with Hosts(Path(sys.argv[2]), 2) as hosts:
 """
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("moment", ["starting", "ready"])
 def test_of_hosts_that_were_broken_off_nothing_is_left(tmp_path: Path, end: signal.Signals, moment: str) -> None:

@@ -47,6 +47,7 @@ def test_every_fault_of_an_object_is_waited_out_or_is_a_row_that_a_rerun_makes_r
     assert result["runs"][0] == {"changed": 1, "permission": 2, "missing": 1, "storage": 1}
 
 
+@pytest.mark.long
 def test_bursts_of_errors_at_every_kind_of_request_lose_and_double_nothing(place: Place) -> None:
     result = play(place, "storm", 1)
     assert is_well(result), result
