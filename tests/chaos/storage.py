@@ -278,7 +278,7 @@ def play(place: Place, scenario: str, seed: int) -> dict[str, Any]:
     """Its seed, the faults there were, rows lost, doubled and wrong, seconds, and what else there is to know."""
     began = time.monotonic()
     found = SCENARIOS[scenario](place, seed)
-    struck = bool(found["faults"]) or scenario in ("full_disk", "two_at_once")
+    struck = bool(found["faults"]) or scenario in ("full_disk", "two_at_once", "overwritten")
     return {"seed": seed, "struck": struck, **found, "seconds": round(time.monotonic() - began, 1)}
 
 
