@@ -23,8 +23,10 @@ import pytest
 import torch
 from fading import LABELS, config, make_archive, make_fading, settings
 from runs import VIDBATCH
+from servers import MotoServer
 
 import vidbatch
+from vidbatch import storage
 from vidbatch.config import LabelConfig
 from vidbatch.decode import window_job
 from vidbatch.decoding.window_clips import decode_windows
@@ -420,8 +422,9 @@ def test_settings_may_be_text_as_flags_are() -> None:
 # --- on Ray ---------------------------------------------------------------------------------------------------------
 
 
-def steps_of(output: Path) -> Rows:
-    rows: Rows = pq.read_table(output / "training" / "steps.parquet").to_pylist()
+def steps_of(output: Path | str) -> Rows:
+    table = io.BytesIO(storage.read_bytes(f"{output}/training/steps.parquet"))
+    rows: Rows = pq.read_table(table).to_pylist()
     return curve(rows)
 
 
@@ -478,16 +481,18 @@ def test_two_workers_one_of_them_killed_give_the_curve_of_one(archive: Path, tmp
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_command_goes_on_where_it_was(archive: Path, tmp_path: Path, stop: signal.Signals) -> None:
+@pytest.mark.parametrize(("stop", "where"), [(signal.SIGINT, "disk"), (signal.SIGKILL, "s3")])
+def test_a_stopped_command_goes_on_where_it_was(
+    archive: Path, tmp_path: Path, moto_s3: MotoServer, stop: signal.Signals, where: str
+) -> None:
     """Ctrl-C, or the kill of the driver with its whole local Ray: the same command again ends with the same curve."""
-    output = tmp_path / "output"
-    given = settings(archive, output, epochs=4, checkpoint_steps=3, cpus_per_worker=1)
+    output = f"{moto_s3()}/output" if where == "s3" else str(tmp_path / "output")
+    given = settings(archive, tmp_path / "output", epochs=4, checkpoint_steps=3, cpus_per_worker=1) | {"output": output}
     (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
     command = [*VIDBATCH, "train", "--config", str(tmp_path / "train.yaml")]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while not (output / "checkpoints" / "checkpoint_manager_snapshot.json").exists():
+    while not storage.exists(f"{output}/checkpoints/checkpoint_manager_snapshot.json"):
         assert time.monotonic() < deadline
         assert first.poll() is None, first.stderr and first.stderr.read()
         time.sleep(0.01)
@@ -499,4 +504,4 @@ def test_a_stopped_command_goes_on_where_it_was(archive: Path, tmp_path: Path, s
     again = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert again.returncode == 0, again.stderr
     assert "vidbatch: finished, 4 epochs" in again.stdout
-    assert steps_of(output) == curve(trained(config(archive, output, epochs=4)).steps)
+    assert steps_of(output) == curve(trained(config(archive, tmp_path / "output", epochs=4)).steps)
