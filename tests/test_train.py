@@ -37,7 +37,7 @@ from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.loader import Cache, Loader, Wanted
 from vidbatch.training.loop import Loop
 from vidbatch.training.optimise import Schedule
-from vidbatch.training.run import conclude
+from vidbatch.training.run import conclude, find_places
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
 from vidbatch.windows import window_dtype
 
@@ -407,6 +407,31 @@ def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, changes: dic
         config(tmp_path, tmp_path, **changes)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "changes", "expected"),
+    [
+        ([{"CPU": 2}], {}, (2, False)),
+        ([{"CPU": 2}], {"num_workers": 2}, (1, False)),
+        ([{"CPU": 8}, {"CPU": 4}, {"CPU": 0}], {"num_workers": 4}, (2, False)),
+        ([{"CPU": 8, "GPU": 2}], {"num_workers": 2, "device": "auto"}, (4, True)),
+        ([{"CPU": 2}], {"num_workers": 3}, "num_workers: 3 workers of 1 CPU each do not fit here; allowed: 2"),
+        ([{"CPU": 8, "GPU": 1}], {"num_workers": 2, "device": "cuda"}, "2 workers of 4 CPUs and a GPU each do not fit"),
+        ([{"CPU": 2}], {"device": "cuda"}, "device: 'cuda' is not allowed: there is no GPU here"),
+        ([{"CPU": 2}], {"precision": "bf16"}, "precision: 'bf16' is not allowed without a GPU"),
+    ],
+)
+def test_workers_share_out_the_cluster_or_a_sentence_says_why_not(
+    tmp_path: Path, nodes: list[dict[str, float]], changes: dict[str, Any], expected: tuple[int, bool] | str
+) -> None:
+    run = config(tmp_path, tmp_path, **changes)
+    if isinstance(expected, tuple):
+        assert find_places(run, nodes) == expected
+        return
+    with pytest.raises(ConfigError) as caught:
+        find_places(run, nodes)
+    assert expected in str(caught.value)
 
 
 def test_settings_may_be_text_as_flags_are() -> None:

@@ -38,11 +38,9 @@ from vidbatch.epochs import (
 )
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.loader import Loader, Slice, Wanted
-from vidbatch.training.optimise import Schedule, make_average, make_optimizer
+from vidbatch.training.optimise import Schedule, make_average, make_network, make_optimizer
 from vidbatch.training.videos import TrainingSet
 from vidbatch.transforms import InputTransform, to_float
-from vidbatch.video_networks import WindowNetwork, build_video_network
-from vidbatch.video_weights import read_weights, set_frozen, start_from
 from vidbatch.window_networks import tensors_of
 from vidbatch.windows import Keys, Windows, random_bits
 
@@ -391,28 +389,6 @@ class Loop:
 
     def _name_of(self, windows: Windows, row: int) -> str:
         return self.data.listed.videos[int(windows.video[row])].name
-
-
-def make_network(config: TrainConfig, num_classes: int, weights: bytes | None = None) -> WindowNetwork:
-    """The network a run begins with, on the CPU. Raises ConfigError for frames that are too small for it, ModelError.
-
-    Args: `weights` is the file of `start_from`.
-    """
-    video = config.video
-    network = build_video_network(
-        video.network,
-        video.inputs,
-        config.frame,
-        num_frames=config.num_frames,
-        num_classes=num_classes,
-        seed=config.seed,
-    )
-    if weights is not None:
-        where = config.start_from or "start_from"
-        state = read_weights(video.network.network, weights, config.frame, where)
-        start_from(network, state, video.inputs, where)
-    set_frozen(network, config.freeze_body)
-    return network
 
 
 def _averages(sums: list[float]) -> tuple[float, float]:

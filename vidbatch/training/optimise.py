@@ -1,4 +1,4 @@
-"""Settings and a network in; PyTorch's optimizer, its learning-rate schedule and averaged weights out."""
+"""Settings in; the network a run begins with, PyTorch's optimizer, its learning-rate schedule, averaged weights out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,33 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vidbatch.training.config import TrainConfig
-from vidbatch.video_networks import WindowNetwork
-from vidbatch.video_weights import parameter_groups
+from vidbatch.video_networks import WindowNetwork, build_video_network
+from vidbatch.video_weights import parameter_groups, read_weights, set_frozen, start_from
 
 WARMUP_START = 0.01
 """Share of the learning rate that a warm-up begins with."""
+
+
+def make_network(config: TrainConfig, num_classes: int, weights: bytes | None = None) -> WindowNetwork:
+    """The network a run begins with, on the CPU. Raises ConfigError for frames that are too small for it, ModelError.
+
+    Args: `weights` is the file of `start_from`.
+    """
+    video = config.video
+    network = build_video_network(
+        video.network,
+        video.inputs,
+        config.frame,
+        num_frames=config.num_frames,
+        num_classes=num_classes,
+        seed=config.seed,
+    )
+    if weights is not None:
+        where = config.start_from or "start_from"
+        state = read_weights(video.network.network, weights, config.frame, where)
+        start_from(network, state, video.inputs, where)
+    set_frozen(network, config.freeze_body)
+    return network
 
 
 def make_optimizer(network: WindowNetwork, config: TrainConfig) -> Optimizer:

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -100,7 +100,9 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     progress.note(f"{len(listed.videos):,} labelled videos of {len(listed.labels)} classes; starting Ray")
     try:
         with running_ray():
-            places = _find_places(config)
+            import ray
+
+            places = find_places(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
             facts = _facts_on_ray(listed, config)
             data = make_training_set(listed, facts, config)
             record |= {"counts": data.counts(), "left_out": [list(left) for left in data.left_out[:1000]]}
@@ -128,7 +130,7 @@ def conclude(config: TrainConfig, record: dict[str, Any], outcome: dict[str, Any
 def _check_model(config: TrainConfig, labels: tuple[str, ...], weights: bytes | None) -> None:
     """Raise ConfigError or ModelError for a network that cannot be built or started, and for labels it lacks."""
     from vidbatch.augment import Augmenter
-    from vidbatch.training.loop import make_network
+    from vidbatch.training.optimise import make_network
 
     make_network(config, len(labels), weights)
     Augmenter(config.augment, labels)
@@ -142,16 +144,24 @@ class Places(NamedTuple):
     on_gpu: bool
 
 
-def _find_places(config: TrainConfig) -> Places:
-    """What the cluster has for the workers. Raises ConfigError for a GPU that there is not."""
-    import ray
+def find_places(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> Places:
+    """What the cluster has for the workers. Raises ConfigError for a GPU that there is not, and for too many workers.
 
-    num_gpus = ray.cluster_resources().get("GPU", 0)
+    Args: `nodes` are the CPU and GPU of each. Ray itself would wait for ever for a place for workers that find none.
+    """
+    num_gpus = sum(node.get("GPU", 0) for node in nodes)
     check_device(config.device, num_gpus=num_gpus)
     on_gpu = config.device != "cpu" and num_gpus > 0
     if config.precision == "bf16" and not on_gpu:
         raise ConfigError("precision: 'bf16' is not allowed without a GPU; allowed: fp32")
-    return Places(config.cpus_per_worker or _cpus_per_worker(config.num_workers, ray.nodes()), on_gpu)
+    cpus = config.cpus_per_worker or _cpus_per_worker(config.num_workers, nodes)
+    room = sum(int(node.get("CPU", 0)) // cpus for node in nodes)
+    if on_gpu:
+        room = sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0))) for node in nodes)
+    if room < config.num_workers:
+        each = f"{cpus} CPU{'s' if cpus > 1 else ''}{' and a GPU' if on_gpu else ''}"
+        raise ConfigError(f"num_workers: {config.num_workers} workers of {each} each do not fit here; allowed: {room}")
+    return Places(cpus, on_gpu)
 
 
 def _read_weights(place: str) -> bytes:
@@ -231,9 +241,9 @@ def _trainer_class() -> type:
     return Trainer
 
 
-def _cpus_per_worker(num_workers: int, nodes: list[dict[str, Any]]) -> int:
+def _cpus_per_worker(num_workers: int, nodes: Sequence[Mapping[str, float]]) -> int:
     """A fair share of the smallest node's CPUs, for workers that are spread evenly."""
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
     cpus = [count for count in cpus if count] or [1]
     return max(1, min(cpus) // math.ceil(num_workers / len(cpus)))
 
