@@ -6,8 +6,8 @@
         python train.py s3://bucket/labelled.csv --output s3://bucket/model --num-workers 8
 
 The arguments are those of `vidbatch train`; they win over the constants below, which win over a --config file.
-Checkpoints lie below the output, which all nodes have to reach: an s3:// prefix or a shared disk. Stopped, killed, a
-node lost? Submit the same again: it goes on at the last checkpoint. Packages and tokens: see label.py.
+Checkpoints lie below the output, which all nodes have to reach: an s3:// prefix or a shared disk. Stopped or
+killed? Submit the same again: it goes on at the last checkpoint. Packages and tokens: see label.py.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 import vidbatch
 from vidbatch.errors import ConfigError
 from vidbatch.evaluation.config import load_evaluate_config
+from vidbatch.evaluation.run import with_split_of_training
 from vidbatch.schema import FrameSpec
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_video
@@ -57,6 +58,16 @@ def test_settings_that_cannot_work_are_one_sentence(changes: dict[str, str], sen
     with pytest.raises(ConfigError) as caught:
         load_evaluate_config({"inputs": "x", "output": "y", "model": "file:m"} | changes)
     assert sentence in str(caught.value)
+
+
+def test_the_split_is_that_of_the_training_unless_another_is_given(tmp_path: Path) -> None:
+    of_training = {"seed": 7, "train_share": 0.5, "validation_share": 0.2}
+    (tmp_path / "train.json").write_text(json.dumps({"config": {**of_training, "epochs": 3}}))
+    given = {"inputs": "x", "output": "y", "model": f"file:{tmp_path}"}
+    found = with_split_of_training(load_evaluate_config(given))
+    assert {name: getattr(found, name) for name in of_training} == of_training
+    assert with_split_of_training(load_evaluate_config(given | {"seed": 1})).train_share == 0.8
+    assert with_split_of_training(load_evaluate_config(given | {"model": "resnet50"})).seed == 0
 
 
 @pytest.mark.usefixtures("local_ray")

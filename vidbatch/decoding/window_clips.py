@@ -24,7 +24,7 @@ from vidbatch.decoding.reading import FrameReader
 from vidbatch.decoding.types import TargetSize, WindowJob
 from vidbatch.errors import VideoError
 from vidbatch.sampling import seconds_of, tick_of
-from vidbatch.windows import Extent, Floats, Ints, Labelled, WindowSpec, make_windows, window_dtype
+from vidbatch.windows import Floats, Ints, Labelled, WindowSpec, extent_of, make_windows, window_dtype
 
 
 class Facts(NamedTuple):
@@ -97,9 +97,9 @@ def _wanted(job: WindowJob, video: Video, log: Log) -> tuple[Floats, Ints]:
     if job.positions is not None:
         assert job.num_real is not None, "comes with positions"
         return np.asarray(job.positions, np.float64), np.asarray(job.num_real, np.int64)
-    facts = measured(video, log)
     whole = Labelled(url=job.clip["url"], label="")
-    windows = make_windows([whole], [Extent(*facts)], job.windows)
+    extent = extent_of(whole, job.windows, **measured(video, log)._asdict())  # as training has it, to the last bit
+    windows = make_windows([whole], [extent], job.windows)
     return windows.centred(), windows.num_real
 
 

@@ -26,6 +26,7 @@ from vidbatch.errors import ConfigError
 from vidbatch.evaluation.config import EvaluateConfig
 from vidbatch.evaluation.scores import scores_of
 from vidbatch.metrics import Progress
+from vidbatch.training.run import RECORD
 from vidbatch.training.videos import LeftOut, list_labelled
 from vidbatch.windows import Ints, Labelled, assign_splits, classes_of
 
@@ -59,7 +60,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     labels = reference.labels or models.load_spec(reference)[0].labels
     if len(labels) > MOST_CLASSES:
         raise ConfigError(f"model: {reference.name!r} has {len(labels)} classes; evaluate takes {MOST_CLASSES}")
-    videos, left_out = _videos_of_split(config)
+    videos, left_out = _videos_of_split(with_split_of_training(config))
     _, classes = classes_of(videos, labels)
     place = storage.join(config.output, "videos.parquet")
     _put_table(place, [{"url": video.url, "member": video.member, "label": video.label} for video in videos])
@@ -81,6 +82,18 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     if config.charts:
         _draw(config, evaluation, said, windows)
     return evaluation
+
+
+def with_split_of_training(config: EvaluateConfig) -> EvaluateConfig:
+    """The same with the seed and shares of the training that made the bundle, where none is given and it says so."""
+    names = {"seed", "train_share", "validation_share"}
+    if names & config.model_fields_set:
+        return config
+    try:
+        record = json.loads(storage.read_bytes(storage.join(config.model.removeprefix("file:"), RECORD)))
+        return config.model_copy(update={name: record["config"][name] for name in names})
+    except (OSError, ValueError, KeyError):  # no bundle, or one that `train` did not make
+        return config
 
 
 def _videos_of_split(config: EvaluateConfig) -> tuple[list[Labelled], list[LeftOut]]:
