@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torchvision
 from fading import LABELS, config, make_archive, make_fading, settings
 from runs import VIDBATCH
 from servers import MotoServer
@@ -36,8 +37,8 @@ from vidbatch.testing import make_shard
 from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.loader import Cache, Loader, Wanted
 from vidbatch.training.loop import Loop
-from vidbatch.training.optimise import Schedule
-from vidbatch.training.run import conclude, find_places
+from vidbatch.training.optimise import Schedule, make_network
+from vidbatch.training.run import conclude, find_places, read_weights
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
 from vidbatch.windows import window_dtype
 
@@ -231,6 +232,39 @@ def test_a_video_that_cannot_be_decoded_any_more_is_left_out_of_the_mean(tmp_pat
     assert list(loop.failed) == [f"file://{broken}"]
     assert loop.steps[0]["num_windows"] == len(data.train) - 2
     assert 0.3 < loop.steps[0]["loss"] < 1.5, "a mean over those that are left"
+
+
+def test_a_network_starts_from_a_file_or_from_published_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where a download would have left them; nothing can be downloaded
+    module = torchvision.models.squeezenet1_1()
+    url = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url
+    kept = tmp_path / "hub" / "checkpoints" / Path(url).name
+    kept.parent.mkdir(parents=True)
+    torch.save(module.state_dict(), kept)
+    for place in ("IMAGENET1K_V1", str(kept)):
+        run = config(
+            tmp_path, tmp_path / "output", model="squeezenet1_1+mean", start_from=place, grid=2, channels="rgb"
+        )
+        network = make_network(run, 2, read_weights(run))
+        body = network.body_state()
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in body.items())
+        assert body.keys() == {name for name in module.state_dict() if name.startswith("features")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"start_from": "DEFAULT"}, "start_from: 'DEFAULT' is not allowed for small: give a file of its weights"),
+        ({"start_from": "no.pth"}, "no.pth' cannot be read"),
+        ({"start_from": "IMAGENET1K_V9", "model": "resnet18+gru"}, "resnet18 has no weights 'IMAGENET1K_V9'; allowed:"),
+    ],
+)
+def test_weights_that_there_are_not_are_one_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_weights(config(tmp_path, tmp_path / "output", **changes))
+    assert sentence in str(caught.value)
 
 
 # --- what training sees ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,6 +21,9 @@ from vidbatch.input_spec import AugmentSpec, Channel, Feature, InputSpec
 from vidbatch.schema import FrameSpec
 from vidbatch.video_spec import VideoSpec
 from vidbatch.windows import Shares, WindowSpec
+
+PUBLISHED: Final = re.compile(r"DEFAULT|IMAGENET\w+")
+"""Names of published weights, as `start_from` may give them."""
 
 NOT_IN_DIGEST: Final = frozenset(
     {
@@ -56,7 +60,11 @@ class TrainConfig(BaseModel):
     attention_heads: int = Field(4, ge=1, le=64, description="Of each attention layer.")
     dropout: float = Field(0.1, ge=0, lt=1, description="In the head.")
     freeze_batch_norm: bool = Field(True, description="Keep the statistics of the weights the training starts from.")
-    start_from: str | None = Field(None, description="Weights of the network (.pth, .pt, .safetensors) to start from.")
+    start_from: str | None = Field(
+        None,
+        description="Weights of the image network to start from: a file or URL (.pth, .pt, .safetensors), or a "
+        "name under which torchvision publishes them (IMAGENET1K_V1, DEFAULT).",
+    )
     freeze_body: bool = Field(False, description="Train the head only.")
 
     # --- windows and frames
@@ -141,7 +149,7 @@ class TrainConfig(BaseModel):
     @field_validator("output", "cache", "start_from")
     @classmethod
     def _places_are_absolute(cls, value: str | None) -> str | None:
-        return None if value is None else absolute(value)
+        return value if value is None or PUBLISHED.fullmatch(value) else absolute(value)
 
     @field_validator("frame_size", mode="before")
     @classmethod

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from vidbatch import metrics, storage
+from vidbatch import metrics, models, storage
 from vidbatch.classify import check_device
 from vidbatch.errors import ConfigError, StorageError, TrainingDiverged, TrainingFailed
 from vidbatch.pipeline import running_ray
-from vidbatch.training.config import TrainConfig
+from vidbatch.training.config import PUBLISHED, TrainConfig
 from vidbatch.training.videos import Listed, TrainingSet, find_videos, make_training_set, read_facts, videos_table
+from vidbatch.video_spec import SMALL
 
 RECORD: Final = "train.json"
 VIDEOS_A_TASK: Final = 64
@@ -95,7 +96,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     record = _open_record(config, listed)
     if record["state"] in ("finished", "stopped_early"):
         return _result(config, record | {"state": "nothing_to_do"})
-    weights = None if config.start_from is None else _read_weights(config.start_from)
+    weights = read_weights(config)
     _check_model(config, listed.labels, weights)
     progress.note(f"{len(listed.videos):,} labelled videos of {len(listed.labels)} classes; starting Ray")
     try:
@@ -164,11 +165,24 @@ def find_places(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> Pl
     return Places(cpus, on_gpu)
 
 
-def _read_weights(place: str) -> bytes:
+def read_weights(config: TrainConfig) -> bytes | None:
+    """The weights that the network starts from, published ones downloaded; None if it starts at random.
+
+    Raises ConfigError for weights that cannot be read, or that nobody publishes for this network.
+    """
+    if config.start_from is None:
+        return None
+    if PUBLISHED.fullmatch(config.start_from):
+        name = config.video.network.network.removeprefix("torchvision:")
+        if config.video.network.is_video_network or name == SMALL:
+            raise ConfigError(
+                f"start_from: {config.start_from!r} is not allowed for {name}: give a file of its weights"
+            )
+        return models.load_spec(models.find_model(f"{name}@{config.start_from}"))[1]
     try:
-        return storage.read_bytes(place)
+        return storage.read_bytes(config.start_from)
     except OSError as error:
-        raise ConfigError(f"start_from: {storage.redact(place)!r} cannot be read: {error}") from error
+        raise ConfigError(f"start_from: {storage.redact(config.start_from)!r} cannot be read: {error}") from error
 
 
 def _facts_on_ray(listed: Listed, config: TrainConfig) -> Iterator[dict[str, Any]]:
