@@ -434,6 +434,9 @@ def test_a_class_of_which_nothing_can_be_read_is_one_sentence(archive: Path, tmp
         ({"slice_size": 1, "augment": {"mixup_alpha": 1}}, "slice_size: 1 is odd, but mixup goes by pairs"),
         ({"train_share": 0.9, "validation_share": 0.2}, "train_share and validation_share are 1.1"),
         ({"epoch": 3}, "epoch: no such setting; allowed: inputs, output, labels"),
+        ({"augment": {"hue": 3}}, "augment.hue: 3 is not allowed: input should be less than or equal to 0.5"),
+        ({"augment": {"hew": 3}}, "augment.hew: 3 is not allowed"),
+        ({"augment": "hue"}, "augment: 'hue' is not allowed"),
     ],
 )
 def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:

@@ -153,7 +153,7 @@ def _first_sentence(error: ValidationError, kind: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:  # of several fields together: it names them itself
         return message
-    field = str(problem["loc"][0])
+    field = ".".join(part for part in problem["loc"] if isinstance(part, str))
     if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
         return f"{field}: no such setting; allowed: {', '.join(kind.model_fields)}"
     if problem["type"] == "missing":
