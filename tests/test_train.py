@@ -504,6 +504,7 @@ def kill_a_worker_after_a_checkpoint(output: Path, killed: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.long
 def test_two_workers_one_of_them_killed_give_the_curve_of_one(archive: Path, tmp_path: Path) -> None:
     """A kill in mid-epoch leaves no trace: bit for bit the curve of two workers, and that of one but for rounding."""
     changes = {"epochs": 2, "num_workers": 2, "checkpoint_steps": 3, "cpus_per_worker": 1}
