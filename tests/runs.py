@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from vidbatch.testing import make_video
 
 VIDBATCH = [sys.executable, "-c", "from vidbatch.cli import main; main()"]
 Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+
+
+def heed_ctrl_c() -> None:
+    """For a process that is to be stopped: all that a shell has started in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fill(folder: Path, num_videos: int) -> None:

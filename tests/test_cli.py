@@ -6,18 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+from runs import VIDBATCH, heed_ctrl_c
 
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_video
-
-VIDBATCH = [sys.executable, "-c", "from vidbatch.cli import main; main()"]
 
 
 def run(*arguments: object, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -170,17 +169,19 @@ def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(place: Path, numb
     settings.write_text("stage_seconds: 0\n")
     command = [*VIDBATCH, "label", str(archive), "--output", str(output), "--model", f"file:{place / 'model'}",
                "--sampling", "all", "--config", str(settings)]  # fmt: skip
-    # Should Ray end the process by itself while it shuts down, it is to say why.
-    telling = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "warning"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=telling)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, preexec_fn=heed_ctrl_c, **pipes)
     deadline = time.monotonic() + 120
     while not list(output.glob("_runs/*/staged/*/*.videos.parquet")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
+    of_ray = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in one.name() for one in of_ray)
     process.send_signal(number)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 130, words
     assert "run the same command again" in words
+    assert psutil.wait_procs(of_ray, timeout=20)[1] == []
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
     assert pq.read_table(output / "videos").num_rows == 16

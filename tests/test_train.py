@@ -23,7 +23,7 @@ import pytest
 import torch
 import torchvision
 from fading import LABELS, config, make_archive, make_fading, settings
-from runs import VIDBATCH
+from runs import VIDBATCH, heed_ctrl_c
 from servers import MotoServer
 
 import vidbatch
@@ -553,7 +553,7 @@ def test_a_stopped_command_goes_on_where_it_was(
     given = settings(archive, tmp_path / "output", epochs=4, checkpoint_steps=3, cpus_per_worker=1) | {"output": output}
     (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
     command = [*VIDBATCH, "train", "--config", str(tmp_path / "train.yaml")]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 200
     while not storage.exists(f"{output}/checkpoints/checkpoint_manager_snapshot.json"):
         assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ Exit codes: 0 done (also with failed videos, up to --max-failed-share), 1 too ma
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import click
 from vidbatch import __version__, metrics, storage
 from vidbatch.cli_train import evaluate, train
 from vidbatch.config import LabelConfig, load_config
-from vidbatch.errors import ConfigError, VidbatchError
+from vidbatch.errors import ConfigError, Stopped, VidbatchError
 
 _FLAGS: dict[str, dict[str, Any]] = {
     "output": {"metavar": "URL"},
@@ -146,7 +147,9 @@ cli.add_command(evaluate)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command; every expected error is one sentence on stderr and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has it for what it runs in the background
+            signal.signal(number, _stop)
     try:
         cli.main(arguments, prog_name="vidbatch", standalone_mode=False)
     except ConfigError as error:
@@ -157,12 +160,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail("stopped; run the same command again to go on", 130)
+        click.echo("vidbatch: stopped; run the same command again to go on", err=True)
+        sys.stdout.flush()
+        # At once, and a local Ray with it: shut down on the way out, it may end the process with exit code 1.
+        os._exit(130)
     sys.exit(0)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _stop(_signal: int, _frame: object) -> None:
+    raise Stopped
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -77,6 +77,10 @@ class TrainingFailed(VidbatchError):
     """Workers of a training run failed more often than allowed; the same command goes on at the last checkpoint."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The command was sent SIGINT or SIGTERM: once what is finished is kept, the process ends."""
+
+
 class VideoError(VidbatchError):
     """One video cannot be used, wholly or from some point on.
 

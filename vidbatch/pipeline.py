@@ -27,7 +27,7 @@ from vidbatch import blocks, decode, models, publish, source, storage
 from vidbatch import watch as watching
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
-from vidbatch.errors import ConfigError, StorageError, TooManyFailures, VidbatchError
+from vidbatch.errors import ConfigError, Stopped, StorageError, TooManyFailures, VidbatchError
 from vidbatch.metrics import Progress, RunRecord, at_work, new_record, new_run_id
 from vidbatch.results import LabelTables
 from vidbatch.sink import Sink
@@ -312,7 +312,10 @@ def _quieten_ray() -> None:
 
 @contextmanager
 def running_ray() -> Iterator[None]:
-    """Ray for the length of a run: the caller's own, the cluster RAY_ADDRESS names, or a local one."""
+    """Ray for the length of a run: the caller's own, the cluster RAY_ADDRESS names, or a local one.
+
+    After Stopped it is not shut down: that can end the process with an exit code of Ray's own before its caller's.
+    """
     import ray
 
     if ray.is_initialized():
@@ -337,8 +340,12 @@ def running_ray() -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init put its own there: a stopped job would count as crashed
     try:
         yield
-    finally:
+    except Stopped:
+        raise  # Ray is left to the end of the process
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:

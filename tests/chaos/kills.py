@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import psutil
 from points import POINTS
-from runs import command, differences, fill, rows
+from runs import command, differences, fill, heed_ctrl_c, rows
 
 NUM_VIDEOS: Final = 30
 SEED: Final = 20261124
@@ -83,7 +83,8 @@ class Kills(AbstractContextManager["Kills"]):
         with (self.folder / f"{victim}-{number}.log").open("wb") as log:
             for _ in range(MOST_RUNS):
                 dies_at = DEATHS[number % len(DEATHS)] if victim == "point" and not was_struck else None
-                driver = subprocess.Popen(command(self.folder, output, dies_at), stdout=log, stderr=log, env=self.env)
+                pipes: dict[str, Any] = {"stdout": log, "stderr": log, "preexec_fn": heed_ctrl_c}
+                driver = subprocess.Popen(command(self.folder, output, dies_at), env=self.env, **pipes)
                 try:
                     if not was_struck and victim != "point":
                         was_struck = strike(self, victim, number, driver, output, moments)
