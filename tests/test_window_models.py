@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import vidbatch
 from vidbatch.bundles import BundleConfig, WindowModel, save_bundle
@@ -200,6 +201,16 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 
 
 # --- label ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(()), torch.zeros(3), torch.zeros(0, 128)])
+def test_a_last_layer_of_another_shape_is_refused_in_a_sentence(tmp_path: Path, weight: torch.Tensor) -> None:
+    folder = tmp_path / "model"
+    model = bundle(folder)
+    state = load_file(folder / "model.safetensors") | {"classifier.weight": weight}
+    save_bundle(folder, state, BundleConfig.model_validate_json((folder / "config.json").read_text()))
+    with pytest.raises(ModelError, match=r"'classifier\.weight' has shape"):
+        load_spec(find_model(model))
 
 
 def test_settings_that_a_model_of_windows_decides_by_itself_are_refused(tmp_path: Path, video: Path) -> None:

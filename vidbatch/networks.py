@@ -257,12 +257,12 @@ def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str) -> 
     last = _probe(plain, frame, where).classifier
     if isinstance(plain, EfficientNetLite0) and last + ".weight" not in state:
         state = _in_order(plain.state_dict(), state, where)
-    num_classes = _num_classes(state, plain.state_dict(), last + ".weight", where)
+    num_classes = num_classes_of(state, plain.state_dict(), last + ".weight", where)
     module = fill(make_module(architecture, num_classes, frame), state, where)
     return _probe(module, frame, where, check=True)
 
 
-def _num_classes(state: State, plain: State, name: str, where: str) -> int:
+def num_classes_of(state: State, plain: State, name: str, where: str) -> int:
     """How many classes the last layer has; before a network of that size is made, it is made sure of that it is one."""
     if name not in state:
         raise ModelError(f"{where}: has no {name!r}, which the network needs")

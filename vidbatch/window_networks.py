@@ -36,10 +36,9 @@ def inspect_windows(video: WindowModel, weights: bytes, frame: FrameSpec, where:
     The number of classes is that of the weights' last layer.
     """
     state = networks.read_state(weights, where)
-    last = _name_of_last_layer(_network(video, frame, 2))
-    if last + ".weight" not in state:
-        raise ModelError(f"{where}: has no {last + '.weight'!r}, which the network needs")
-    num_classes = state[last + ".weight"].shape[0]
+    plain = _network(video, frame, 2)
+    last = _name_of_last_layer(plain)
+    num_classes = networks.num_classes_of(state, plain.state_dict(), last + ".weight", where)
     module = _network(video, frame, num_classes)
     networks.fill(module, state, where)
     windows = np.zeros(1, window_dtype(video.windows.num_frames, frame.height, frame.width))
