@@ -17,10 +17,34 @@ from vidbatch.errors import ConfigError
 from vidbatch.sampling import parse_sampling
 
 
-class LabelConfig(BaseModel):
-    """Settings of one `label` run; immutable. Field descriptions are also the help texts of the flags."""
+class RunSettings(BaseModel):
+    """What the settings of every kind of run have in common: they are immutable, and have `inputs` and an `output`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("inputs", mode="before", check_fields=False)
+    @classmethod
+    def _one_input_is_enough(cls, value: object) -> object:
+        return (os.fspath(value),) if isinstance(value, str | os.PathLike) else value
+
+    @field_validator("output", mode="before", check_fields=False)
+    @classmethod
+    def _output_is_text(cls, value: object) -> object:
+        return path_as_text(value)
+
+    @field_validator("inputs", check_fields=False)
+    @classmethod
+    def _inputs_are_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(absolute, value))
+
+    @field_validator("output", check_fields=False)
+    @classmethod
+    def _output_is_absolute(cls, value: str) -> str:
+        return absolute(value)
+
+
+class LabelConfig(RunSettings):
+    """Settings of one `label` run; immutable. Field descriptions are also the help texts of the flags."""
 
     inputs: tuple[str, ...] = Field(
         min_length=1,
@@ -82,30 +106,15 @@ class LabelConfig(BaseModel):
         16, ge=1, le=4096, description="Files per table (and date); fixed by the first run over an output."
     )
 
-    @field_validator("inputs", mode="before")
-    @classmethod
-    def _one_input_is_enough(cls, value: object) -> object:
-        return (os.fspath(value),) if isinstance(value, str | os.PathLike) else value
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _paths_are_text(cls, value: object) -> object:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_validator("inputs")
-    @classmethod
-    def _inputs_areabsolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(absolute, value))
-
-    @field_validator("output")
-    @classmethod
-    def _output_isabsolute(cls, value: str) -> str:
-        return absolute(value)
-
     @field_validator("sampling")
     @classmethod
     def _sampling_parses(cls, value: str) -> str:
         return str(parse_sampling(value))
+
+
+def path_as_text(value: object) -> object:
+    """The text of a path object; all else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def absolute(place: str) -> str:

@@ -142,6 +142,11 @@ class Shares(NamedTuple):
     validation: float = 0.1
     test: float = 0.1
 
+    @classmethod
+    def of(cls, train: float, validation: float) -> Shares:
+        """With what is left for the test."""
+        return cls(train, validation, max(0.0, 1 - train - validation))
+
 
 def assign_splits(videos: Sequence[Labelled], shares: Shares | None = None, *, seed: int = 0) -> list[Split]:
     """The split of each video: the one it was given, else by a hash of its group (or of its own name).

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
-from vidbatch.config import LabelConfig, absolute, load_settings
+from vidbatch.config import LabelConfig, RunSettings, load_settings
 from vidbatch.windows import Shares
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(RunSettings):
     """Settings of one evaluation; immutable. Field descriptions are also the help texts of the flags."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: tuple[str, ...] = Field(
         min_length=1, description="Labelled videos, as for train: folders of a folder per class, manifests, tar shards."
@@ -32,30 +29,10 @@ class EvaluateConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     charts: bool = Field(True, description="Draw the confusion matrix, the curves and the worst mistakes.")
 
-    @field_validator("inputs", mode="before")
-    @classmethod
-    def _one_input_is_enough(cls, value: object) -> object:
-        return (os.fspath(value),) if isinstance(value, str | os.PathLike) else value
-
-    @field_validator("output", mode="before")
-    @classmethod
-    def _paths_are_text(cls, value: object) -> object:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_validator("inputs")
-    @classmethod
-    def _inputs_are_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(absolute, value))
-
-    @field_validator("output")
-    @classmethod
-    def _output_is_absolute(cls, value: str) -> str:
-        return absolute(value)
-
     @property
     def shares(self) -> Shares:
         """Of the splits; what is left is for the test."""
-        return Shares(self.train_share, self.validation_share, max(0.0, 1 - self.train_share - self.validation_share))
+        return Shares.of(self.train_share, self.validation_share)
 
     def label_settings(self, *inputs: str, output: str) -> LabelConfig:
         """Settings of the label run that does the work."""

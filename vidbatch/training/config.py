@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vidbatch.bundles import WindowModel
-from vidbatch.config import LabelConfig, absolute, load_settings
+from vidbatch.config import LabelConfig, RunSettings, absolute, load_settings, path_as_text
 from vidbatch.input_spec import AugmentSpec, Channel, Feature, InputSpec
 from vidbatch.schema import FrameSpec
 from vidbatch.video_spec import VideoSpec
@@ -34,10 +33,8 @@ NOT_IN_DIGEST: Final = frozenset(
 """Settings that a run may be continued with other values of: they change no result, or by rounding only."""
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(RunSettings):
     """Settings of one training run; immutable. Field descriptions are also the help texts of the flags."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # --- data
     inputs: tuple[str, ...] = Field(
@@ -131,22 +128,12 @@ class TrainConfig(BaseModel):
     decode_timeout_seconds: float = Field(300.0, gt=0, description="A video that decodes longer is left out.")
     decode_memory_mb: int = Field(2048, ge=256, description="A decoder that grows beyond this is killed (MiB).")
 
-    @field_validator("inputs", mode="before")
+    @field_validator("cache", mode="before")
     @classmethod
-    def _one_input_is_enough(cls, value: object) -> object:
-        return (os.fspath(value),) if isinstance(value, str | os.PathLike) else value
+    def _cache_is_text(cls, value: object) -> object:
+        return path_as_text(value)
 
-    @field_validator("output", "cache", mode="before")
-    @classmethod
-    def _paths_are_text(cls, value: object) -> object:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_validator("inputs")
-    @classmethod
-    def _inputs_are_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(absolute, value))
-
-    @field_validator("output", "cache", "start_from")
+    @field_validator("cache", "start_from")
     @classmethod
     def _places_are_absolute(cls, value: str | None) -> str | None:
         return value if value is None or PUBLISHED.fullmatch(value) else absolute(value)
@@ -222,7 +209,7 @@ class TrainConfig(BaseModel):
     @property
     def shares(self) -> Shares:
         """Of the splits; what is left is for the test."""
-        return Shares(self.train_share, self.validation_share, max(0.0, 1 - self.train_share - self.validation_share))
+        return Shares.of(self.train_share, self.validation_share)
 
     @property
     def decoding(self) -> LabelConfig:
