@@ -7,7 +7,7 @@ Runs in the decoder's child process. FFmpeg is shown only the stream it is hande
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Final, NoReturn
 
@@ -19,6 +19,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
+from vidbatch import storage
 from vidbatch.decoding import sniff, waiting
 from vidbatch.decoding.types import Bounds
 from vidbatch.errors import ErrorKind, VideoError
@@ -52,6 +53,12 @@ _WITHOUT_DURATION: Final = frozenset({"mpegts", "mpeg"})
 """Where FFmpeg takes the last time less the first, which is nonsense in joined recordings."""
 _GENERATE_TIMES: Final[int] = Flags.gen_pts.value  # type: ignore[assignment]  # the stubs lack the type of values
 _STILL_BRANDS: Final = {"avif", "heic", "heix", "mif1"}
+
+
+def open_clip(clip: Mapping[str, Any]) -> Reader:
+    """A clip's bytes, as storage.open_clip gives them; the time counts as waiting for the storage."""
+    with waiting.for_storage():
+        return storage.open_clip(clip)
 
 
 class _Source:

@@ -19,8 +19,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vidbatch import storage
-from vidbatch.decoding import waiting
-from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.container import Log, Video, open_clip
 from vidbatch.decoding.held import Shown
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
@@ -64,9 +63,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     chunks = _Chunks(job.size, as_yuv=job.as_yuv)
     problem: VideoError | None = None
     try:
-        with waiting.for_storage():
-            opened = storage.open_clip(job.clip)
-        with opened as stream, Log() as log:
+        with open_clip(job.clip) as stream, Log() as log:
             cost.stream = stream
             with Video(stream, bounds=job.bounds, log=log) as video:
                 yield from cost.outside(video.header, None)
@@ -86,12 +83,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
     except VideoError as error:
         problem = error
     record, pixels = chunks.take()
-    record |= {
-        "is_last_chunk": True,
-        "error_kind": problem and problem.kind,
-        "error_message": problem and problem.message,
-    }
-    yield record | cost.record(), pixels
+    yield record | cost.end(problem), pixels
 
 
 class ClipSample:
@@ -361,9 +353,12 @@ class Cost:
         yield record, pixels
         self._wall_began += time.perf_counter() - left
 
-    def record(self) -> Record:
-        """The fields of schema.PIXELS that tell it, and those of a decode.ReadReport."""
+    def end(self, problem: VideoError | None) -> Record:
+        """The fields of schema.PIXELS that only a clip's last chunk has, and those of a decode.ReadReport."""
         return {
+            "is_last_chunk": True,
+            "error_kind": problem and problem.kind,
+            "error_message": problem and problem.message,
             "decode_cpu_seconds": time.process_time() - self._cpu_began,
             "decode_wall_seconds": time.perf_counter() - self._wall_began,
             "read_bytes": 0 if self.stream is None else self.stream.bytes_read,

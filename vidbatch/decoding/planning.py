@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
 
-from vidbatch import storage
-from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.container import Log, Video, open_clip
 from vidbatch.decoding.measure import end_of_last_frame, packet_times
 from vidbatch.decoding.reading import FirstFrame, FrameReader
 from vidbatch.decoding.types import Job
@@ -42,7 +41,7 @@ def plan_clip(job: Job) -> Iterator[tuple[dict[str, Any], None]]:
     An empty list means that the clip should stay as it is. Raises VideoError for a video that cannot be opened.
     `job.clip_seconds` is about how long a clip shall be.
     """
-    with storage.open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
+    with open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
         if parse_sampling(job.sampling).kind == "nearest_keyframe":  # cheap, and goes by keyframes beside a cut
             yield {"clips": []}, None
             return

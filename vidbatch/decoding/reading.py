@@ -63,9 +63,8 @@ class FrameReader:
         self._video = video
         self._log = log
         self.make = make
-        self._aim_from = aim_from
+        self._aim_from: Callable[[int], Aim | None] | None = aim_from
         self._wants_last = wants_last
-        self._sets_out = True
         self._may_seek = True
         self._has_sought = False
         self.entries = Entries(video.context.codec.canonical_name, video.context.extradata)
@@ -95,13 +94,14 @@ class FrameReader:
                     self._may_seek = False
                 else:  # decoding everything decides
                     self.aim = self.next_tick = None
-                    self._aim_from, self._sets_out = (lambda _tick: None), False
+                    self._aim_from = None
                     self.all_decoded_because = str(wrong)
                 self._video.reopen()
 
     def set_out(self, tick: int) -> None:
         """Choose the aim of frames the first of which is shown at this tick, unless it is chosen."""
-        self.aim = self.aim or self._aim_from(tick)
+        if self._aim_from is not None:
+            self.aim = self.aim or self._aim_from(tick)
 
     def first(self) -> FirstFrame | None:
         """About the video's first frame, None if there is none; the video is left behind it."""
@@ -121,7 +121,7 @@ class FrameReader:
             for attempt, seconds in enumerate(_STEPS_BACK_BY_BISECTION_SECONDS if bisected else _STEPS_BACK_SECONDS):
                 if not self._video.seek(from_tick - round(seconds / self._video.time_base)):
                     break
-                frames = self._follow(self._pass(from_tick, sets_out=self._sets_out and attempt == 0))
+                frames = self._follow(self._pass(from_tick, sets_out=attempt == 0))
                 try:
                     first = next(frames, None)
                 except (VideoError, _WrongWay):
@@ -132,7 +132,7 @@ class FrameReader:
                     return
                 self.aim = None  # what does not begin as expected is looked at frame by frame until it has begun
             self._video.reopen()
-        yield from self._follow(self._pass(None, sets_out=self._sets_out and from_tick is None))
+        yield from self._follow(self._pass(None, sets_out=from_tick is None))
 
     def _follow(self, current: _Pass) -> Iterator[Shown]:
         """The frames of a pass and of those that its jumps lead to."""
@@ -176,6 +176,7 @@ class FrameReader:
         return _Pass(self, self._video, self._log, packets, packets[0].pts, made=jump)
 
     def _pass(self, from_tick: int | None, *, sets_out: bool = False) -> _Pass:
+        sets_out = sets_out and self._aim_from is not None  # what packets promised of the first frame misled before
         return _Pass(self, self._video, self._log, Lookahead(self._video, self._log), from_tick, sets_out=sets_out)
 
     def route_of(self, packets: Lookahead, made: Jump | None) -> Route:

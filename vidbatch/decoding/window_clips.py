@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from vidbatch import storage
-from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.container import Log, Video, open_clip
 from vidbatch.decoding.frames import CHUNK_BYTES, ClipSample, Cost, Record, frame_of
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
@@ -36,7 +35,7 @@ class Facts(NamedTuple):
 
 def facts_of(job: WindowJob) -> Iterator[tuple[Record, None]]:
     """Yield one record with the fields of `Facts`; raises VideoError for a video of which no frame can be decoded."""
-    with storage.open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
+    with open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
         yield measured(video, log)._asdict(), None
 
 
@@ -51,7 +50,7 @@ def decode_windows(job: WindowJob) -> Iterator[tuple[Record, memoryview | None]]
     out = _Chunk(job.windows, job.size)
     problem: VideoError | None = None
     try:
-        with storage.open_clip(job.clip) as stream, Log() as log:
+        with open_clip(job.clip) as stream, Log() as log:
             cost.stream = stream
             with Video(stream, bounds=job.bounds, log=log) as video:
                 yield from cost.outside(video.header, None)
@@ -74,12 +73,7 @@ def decode_windows(job: WindowJob) -> Iterator[tuple[Record, memoryview | None]]
     except VideoError as error:
         problem = error
     record, pixels = out.take()
-    record |= {
-        "is_last_chunk": True,
-        "error_kind": problem and problem.kind,
-        "error_message": problem and problem.message,
-    }
-    yield record | cost.record(), pixels
+    yield record | cost.end(problem), pixels
 
 
 def measured(video: Video, log: Log) -> Facts:
