@@ -26,6 +26,7 @@ from vidbatch.errors import ConfigError
 from vidbatch.evaluation.config import EvaluateConfig
 from vidbatch.evaluation.scores import scores_of
 from vidbatch.metrics import Progress
+from vidbatch.publish import encode_parquet
 from vidbatch.training.run import RECORD
 from vidbatch.training.videos import LeftOut, list_labelled
 from vidbatch.windows import Ints, Labelled, assign_splits, classes_of
@@ -90,7 +91,7 @@ def with_split_of_training(config: EvaluateConfig) -> EvaluateConfig:
     if names & config.model_fields_set:
         return config
     try:
-        record = json.loads(storage.read_bytes(storage.join(config.model.removeprefix("file:"), RECORD)))
+        record = json.loads(_read_beside(config.model, RECORD))
         return config.model_copy(update={name: record["config"][name] for name in names})
     except (OSError, ValueError, KeyError):  # no bundle, or one that `train` did not make
         return config
@@ -158,18 +159,20 @@ def _draw(config: EvaluateConfig, evaluation: Evaluation, said: Rows, windows: R
 
 def _training_rows(model: str, name: str) -> Rows:
     """A table that `train` left beside its bundle; none for other models."""
-    place = storage.join(model.removeprefix("file:"), "training", f"{name}.parquet")
     try:
-        rows: Rows = pq.read_table(io.BytesIO(storage.read_bytes(place))).to_pylist()
+        rows: Rows = pq.read_table(io.BytesIO(_read_beside(model, "training", f"{name}.parquet"))).to_pylist()
     except (OSError, ValueError):
         return []
     return rows
+
+
+def _read_beside(model: str, *name: str) -> bytes:
+    """A file in the folder of a bundle. Raises OSError where it is not, or the model is no bundle."""
+    return storage.read_bytes(storage.join(model.removeprefix("file:"), *name))
 
 
 def _put_table(place: str, rows: Rows) -> None:
     kinds = {"pts_seconds": pa.float64(), "score": pa.float32(), "probabilities": pa.list_(pa.float32())}
     names = list(rows[0]) if rows else []
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, compression="zstd")
-    storage.put(place, buffer.getvalue())
+    storage.put(place, encode_parquet(pa.Table.from_pylist(rows, schema)))

@@ -8,14 +8,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import time
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.train
 import ray.train.torch
@@ -23,6 +21,7 @@ import torch
 
 from vidbatch import storage
 from vidbatch.bundles import BundleConfig, save_bundle
+from vidbatch.publish import encode_parquet
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.loop import Loop, Worker
 from vidbatch.training.videos import TrainingSet
@@ -124,9 +123,7 @@ class Keeper:
 def put_table(output: str, name: str, table: pa.Table) -> None:
     """Write <output>/training/<name>.parquet; one without a column is left out."""
     if table.num_columns:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        storage.put(storage.join(output, "training", f"{name}.parquet"), buffer.getvalue())
+        storage.put(storage.join(output, "training", f"{name}.parquet"), encode_parquet(table))
 
 
 def bundle_config(config: TrainConfig, data: TrainingSet) -> BundleConfig:
