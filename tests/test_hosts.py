@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from runs import Rows, command, fill, rows
-
-from vidbatch.config import load_config
-from vidbatch.pipeline import label
+from runs import command, fill
 
 sys.path.insert(0, str(Path(__file__).parent / "chaos"))
 import network  # the tests are no package
@@ -22,8 +19,6 @@ from hosts import OnHosts
 from network import Hosts
 
 pytestmark = pytest.mark.long
-
-NUM_VIDEOS = 30
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,15 +32,10 @@ def _allowed() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(_allowed: None, local_ray: None) -> Iterator[OnHosts]:
-    """Three hosts; the tables to compare with are made without them."""
-    with OnHosts(NUM_VIDEOS, undisturbed) as place:
+def place(_allowed: None) -> Iterator[OnHosts]:
+    """Three hosts, and the tables of a run on them that nothing disturbed."""
+    with OnHosts() as place:
         yield place
-
-
-def undisturbed(folder: Path) -> Rows:
-    label(load_config({"output": folder / "clean"}, folder / "settings.yaml"))
-    return rows(folder / "clean")
 
 
 @pytest.mark.timeout(600)

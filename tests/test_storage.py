@@ -994,17 +994,22 @@ def test_what_a_web_server_refuses_has_a_kind(http: HttpServer, status: str, kin
         assert "secret" not in caught.value.message
 
 
-def test_a_web_server_that_recovers_is_asked_again(http: HttpServer) -> None:
-    (http.folder / "a.mp4").write_bytes(b"data")
-    failures = iter(range(2))
+def refusing(left: list[int], status: str) -> Callable[[Any, Any], list[bytes] | None]:
+    """A gate that answers with this status as often as is left."""
 
-    def fail_twice(_: Any, start_response: Any) -> list[bytes] | None:
-        if next(failures, None) is None:
+    def gate(_: Any, start_response: Any) -> list[bytes] | None:
+        left[0] -= 1
+        if left[0] < 0:
             return None
-        start_response("503 Busy", [("Content-Length", "0")])
+        start_response(status, [("Content-Length", "0")])
         return [b""]
 
-    http.gate = fail_twice
+    return gate
+
+
+def test_a_web_server_that_recovers_is_asked_again(http: HttpServer) -> None:
+    (http.folder / "a.mp4").write_bytes(b"data")
+    http.gate = refusing([2], "503 Busy")
     assert storage.open_read(f"{http.url}/a.mp4").read() == b"data"
     assert len(http.requests) == 3
 
@@ -1015,15 +1020,7 @@ def test_a_busy_web_server_is_waited_for(http: HttpServer, monkeypatch: pytest.M
     monkeypatch.setattr(http_store, "_PAUSE_SECONDS", 0.001)
     (http.folder / "a.mp4").write_bytes(b"data")
     left = [9]
-
-    def busy(_: Any, start_response: Any) -> list[bytes] | None:
-        left[0] -= 1
-        if left[0] < 0:
-            return None
-        start_response("429 Too Many Requests", [("Content-Length", "0")])
-        return [b""]
-
-    http.gate = busy
+    http.gate = refusing(left, "429 Too Many Requests")
     assert storage.open_read(f"{http.url}/a.mp4").read() == b"data"
     assert len(http.requests) == 10
     monkeypatch.setattr(http_store, "BUSY_SECONDS", 0.1)

@@ -43,20 +43,15 @@ class OnHosts(AbstractContextManager["OnHosts"]):
     planned: Final = {"host": 5, "cut-off": 1, "zombie": len(ZOMBIES), "joins": 1}
     forbidden: Final = staticmethod(network.forbidden)
 
-    def __init__(self, num_videos: int = NUM_VIDEOS, undisturbed: Callable[[Path], Rows] | None = None) -> None:
-        """`undisturbed` gives the tables to compare with for a folder of runs.fill(), if not a run on the hosts."""
-        self.num_videos = num_videos
-        self.undisturbed = undisturbed or self._undisturbed
-
     def __enter__(self) -> OnHosts:
         self._temporary = tempfile.TemporaryDirectory(prefix="vidbatch-hosts-")
         self.folder = Path(self._temporary.name)
-        fill(self.folder, self.num_videos)
+        fill(self.folder, NUM_VIDEOS)
         self.hosts = Hosts(self.folder)
         try:
             self.hosts.__enter__()
-            self.clean = self.undisturbed(self.folder)
-            assert len(self.clean[0]) == self.num_videos + 1
+            self.clean = self._undisturbed(self.folder)
+            assert len(self.clean[0]) == NUM_VIDEOS + 1
         except BaseException:
             self.__exit__()
             raise
