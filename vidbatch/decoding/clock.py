@@ -34,11 +34,8 @@ class Clock:
         self._num_bad_pts = self._num_bad_dts = self._num_without_pts = 0
         self.end = 0
         """When the last frame's own duration is over."""
-
-    @property
-    def is_plain(self) -> bool:
+        self.is_plain = True
         """Whether every frame so far was shown at its own time."""
-        return not (self._offset or self._num_bad_pts or self._num_without_pts)
 
     def tick(self, frame: VideoFrame) -> int:
         """The tick from which the next frame in presentation order is shown."""
@@ -53,6 +50,7 @@ class Clock:
                 self._offset = self.end - own
             tick = max(self._last, own + self._offset)
         self._last = tick
+        self.is_plain = not (self._offset or self._num_bad_pts or self._num_without_pts)
         self.end = tick + (frame.duration or self._frame_ticks)
         return tick
 

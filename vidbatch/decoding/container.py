@@ -217,15 +217,17 @@ class Video:
 
         Raises VideoError: `bounds` past the allowed number of packets, else what reading failed of.
         """
+        most = self._bounds.max_packets
         try:
             for packet in self._container.demux(self.stream):
-                if packet.size == 0 and packet.dts is None and packet.pts is None:
+                size = packet.size
+                if size == 0 and packet.dts is None and packet.pts is None:
                     continue  # PyAV's sign for the end
                 self.num_packets += 1
                 self.num_packets_in_all += 1
-                if self.num_packets > self._bounds.max_packets:
-                    raise VideoError("bounds", f"more than {self._bounds.max_packets} packets")
-                if packet.size:  # an empty one says "show the last picture again", but a decoder takes it for the end
+                if self.num_packets > most:
+                    raise VideoError("bounds", f"more than {most} packets")
+                if size:  # an empty one says "show the last picture again", but a decoder takes it for the end
                     yield packet
         except IndexError:
             pass  # PyAV's at the end, where a stream has appeared on the way: it has never heard of it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -34,6 +34,7 @@ class Lookahead:
         self._packets = video.packets()
         self._log = log
         self._demuxer = video.demuxer
+        self._skips_damage = self._demuxer in _SKIPPED
         self._ahead: deque[VideoPacket] = deque()
         self._errors: deque[str | None] = deque()
         self._error_before: str | None = None
@@ -48,7 +49,7 @@ class Lookahead:
 
     def more(self) -> bool:
         """Whether a packet is ahead; raises the VideoError that reading ended with."""
-        if not self.fill(1) and self._failure is not None:
+        if not self._ahead and not self.fill(1) and self._failure is not None:
             raise self._failure
         return bool(self._ahead)
 
@@ -69,26 +70,34 @@ class Lookahead:
 
     def fill(self, number: int) -> bool:
         """Read on until so many packets are ahead; whether there are."""
-        while len(self._ahead) < number and not self.is_at_end and self._failure is None:
-            try:
-                packet = next(self._packets, None)
-            except VideoError as error:
-                self._failure = error
-                break
-            if packet is None:
-                self.is_at_end = True
-                if self._ahead:
-                    self._error_at_end = self._latest_error()
-                break
-            self._ahead.append(packet)
-            if packet.pts is not None and not packet.is_discard:
-                insort(self.ticks, packet.pts)
-            self._errors.append(self._latest_error())
-            self._num_bytes += packet.size
+        while len(self._ahead) < number and (packet := self._read()) is not None:
+            self._append(packet)
         return len(self._ahead) >= number
 
+    def _read(self) -> VideoPacket | None:
+        """The next packet that is not ahead yet; None once there is none."""
+        if self.is_at_end or self._failure is not None:
+            return None
+        try:
+            packet = next(self._packets, None)
+        except VideoError as error:
+            self._failure = error
+            return None
+        if packet is None:
+            self.is_at_end = True
+            if self._ahead:
+                self._error_at_end = self._latest_error()
+        return packet
+
+    def _append(self, packet: VideoPacket) -> None:
+        self._ahead.append(packet)
+        if packet.pts is not None and not packet.is_discard:
+            insort(self.ticks, packet.pts)
+        self._errors.append(self._latest_error() if self._skips_damage else None)
+        self._num_bytes += packet.size
+
     def _latest_error(self) -> str | None:
-        if self._demuxer not in _SKIPPED:
+        if not self._skips_damage:
             return None
         errors = [line for line in self._log.new_errors_of(self._demuxer) if _SKIPPED[self._demuxer] in line]
         return errors[-1] if errors else None
@@ -127,12 +136,25 @@ class Lookahead:
         if self._errors:
             self._errors[0] = None  # of what was left out
 
+    def drop_up_to(self, is_looked_for: Callable[[VideoPacket], bool]) -> bool:
+        """Leave out the packets before the next one that is looked for; False where there is none: all are left out."""
+        while self._ahead and not is_looked_for(self._ahead[0]):
+            self.drop(1)
+        if self._ahead:
+            return True
+        while (packet := self._read()) is not None:
+            self._latest_error()  # of what is left out
+            if is_looked_for(packet):
+                self._append(packet)
+                return True
+        return False
+
     def error_near(self) -> str | None:
         """What the container had to say about damage that it skipped, reading the packet just taken and the next two.
 
         None behind the last packet: then what was said is for Video.problem_at_end.
         """
-        if self._demuxer not in _SKIPPED or not self.fill(1):
+        if not self._skips_damage or not self.fill(1):
             return None
         is_near_end = not self.fill(2)
         said = [self._error_before, *islice(self._errors, 2), self._error_at_end if is_near_end else None]

@@ -239,14 +239,15 @@ class _Pass:
                 self._first_tick = tick
                 self._reader.set_out(tick)
         while self.packets.more():
-            aim = self._reader.aim
-            if aim is not None and not self._expects and self.made is None and self.route.has_begun:
-                self._expects = True
-                self.route.expect(aim)
-            if aim is not None and self._clock.is_plain and (jump := self.route.look(aim)) is not None:
-                self.jump = jump
-                yield from self._leave()
-                return
+            aim = self._reader.aim if self._clock.is_plain else None
+            if aim is not None:
+                if not self._expects and self.made is None and self.route.has_begun:
+                    self._expects = True
+                    self.route.expect(aim)
+                if (jump := self.route.look(aim)) is not None:
+                    self.jump = jump
+                    yield from self._leave()
+                    return
             packet = self.packets.pop()
             if self.first_dts is None:
                 self.first_dts = packet.dts
@@ -255,7 +256,7 @@ class _Pass:
                     return  # what comes from here on is shown too late
                 continue
             self._have_begun = True
-            frames, damage = self._decode(packet)
+            frames, damage = self._decode(packet, aim)
             if damage is not None and not self._have_keyframe and not packet.is_keyframe:
                 self._trouble = self._trouble or damage  # recordings begin anywhere: not decodable up to a keyframe
                 continue
@@ -267,12 +268,11 @@ class _Pass:
                 self._video.fail(damage, at_end=self.packets.are_last())
         yield from self._end()
 
-    def _decode(self, packet: VideoPacket) -> tuple[list[VideoFrame], BaseException | None]:
+    def _decode(self, packet: VideoPacket, aim: Aim | None) -> tuple[list[VideoFrame], BaseException | None]:
         damage = self._damage_in_container(packet)
         if damage is not None:
             return [], damage
         self._held.sent(packet, is_keyframe=self._video.is_keyframe(packet))
-        aim = self._reader.aim if self._clock.is_plain else None
         treatment = self.route.treatment(packet, aim)
         self.route.treated(packet, treatment)
         if self.route.has_misled:
@@ -288,12 +288,11 @@ class _Pass:
             return [], error
 
     def _damage_in_container(self, packet: VideoPacket) -> BaseException | None:
-        name = self._video.demuxer
         # Where the next packet is only found by searching, this one is likely to hold the beginning of the damage.
         if (said := self.packets.error_near()) is not None:
-            return VideoError("corrupt", f"{name}: {said}")
-        if packet.is_corrupt and not (name == "mpegts" and self._is_join(packet)):
-            return VideoError("corrupt", f"{name}: incomplete or damaged packet")
+            return VideoError("corrupt", f"{self._video.demuxer}: {said}")
+        if packet.is_corrupt and not (self._video.demuxer == "mpegts" and self._is_join(packet)):
+            return VideoError("corrupt", f"{self._video.demuxer}: incomplete or damaged packet")
         return None
 
     def _is_join(self, packet: VideoPacket) -> bool:

@@ -31,7 +31,6 @@ _WORTH_SEEKING_PACKETS: Final = 16
 """Fewer are dropped as they come: a seek costs more. No seek costs a request: storages are told before (`expect`)."""
 _MOST_APART_SECONDS: Final = 10
 """Where decoding times are further apart, the clock may have started anew."""
-_DROPPED_AT_ONCE: Final = 256
 
 Aim = Wanted | Literal["keyframes"]
 
@@ -342,15 +341,7 @@ class Route:
             seek_tick = self._if_far(index.search_timestamp(ahead.dts + 1, backward=False))
             if seek_tick is not None:
                 return Jump(None, seek_tick)
-        number = 0
-        while self._packets.fill(number + 1):
-            if self._video.is_keyframe(self._packets[number]):
-                return Jump(number)
-            number += 1
-            if number == _DROPPED_AT_ONCE:
-                self._packets.drop(number)
-                number = 0
-        return Jump()
+        return Jump(0) if self._packets.drop_up_to(self._video.is_keyframe) else Jump()
 
 
 def _is_belied(packet: VideoPacket) -> bool:
