@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS := .cache/demo-clips
 OUTPUT := demo-output
-BENCHMARKS ?= chain decode listing decode_memory s3_gets scaling
+BENCHMARKS ?= chain decode threads listing decode_memory s3_gets scaling
 
 .PHONY: help demo test test-long chaos lint format bench bench-decode lock wheel job clean
 

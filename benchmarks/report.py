@@ -96,6 +96,13 @@ def decode(content: Content) -> Iterator[Line]:
         yield f"CPU of `{sampling}` over that of decoding every frame", f"{shares}; {beside}", ""
 
 
+def threads(content: Content) -> Iterator[Line]:
+    """Time of two decoders over that of one with two threads, by load and sampling."""
+    for row in content["rows"]:
+        question = f"time of two decoders over that of one with two threads, {row['what']}, `{row['sampling']}`"
+        yield question, f"**{_spread(row['wall_over_threads'])}**", ""
+
+
 def scaling(content: Content) -> Iterator[Line]:
     """Efficiencies of the largest number of cores or nodes."""
     for name, unit in (("pinned", "cores"), ("simulated", "nodes")):
@@ -119,7 +126,7 @@ def _spread(found: Content) -> str:
 def render(folder: Path = RESULTS) -> str:
     """The table, with a line on the machine; empty where nothing was measured."""
     lines, machines = [], []
-    for benchmark in (chain, decode, listing, decode_memory, s3_gets, scaling):
+    for benchmark in (chain, decode, threads, listing, decode_memory, s3_gets, scaling):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():
             content = json.loads(path.read_text())

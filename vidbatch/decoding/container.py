@@ -44,6 +44,10 @@ _DAMAGE_CHECKS: Final[dict[str, str]] = {
     "mpeg1video": "crccheck+explode",
     "mpeg2video": "crccheck+explode",
 }
+DECODER_THREADS: Final = 1
+"""A decoder has one core, and long videos are cut: two decoders get through many videos, and through a long one, sooner
+than one with two threads (benchmarks/threads.py)."""
+
 _PROBE_BYTES: Final = 1 << 18
 _SMALLEST_VIDEO_BYTES: Final = 2048
 _SMALLEST_STREAM_BYTES: Final = 256
@@ -383,7 +387,7 @@ class Video:
             raise VideoError("bounds", f"more than {self._bounds.max_packets} packets")
 
     def _prepare_decoder(self) -> None:
-        self.context.thread_count = 1  # one actor a core: threads would only compete with each other
+        self.context.thread_count = DECODER_THREADS
         self.context.options = {
             "max_pixels": str(self._bounds.max_pixels),
             "err_detect": _DAMAGE_CHECKS.get(self.context.codec.canonical_name, "crccheck"),
