@@ -514,6 +514,32 @@ def test_a_shard_is_walked_by_the_first_run_only(moto_s3: MotoServer, tmp_path: 
     assert [content(clip) for clip in clips(keeps=False)[0]][-1] == b"new"
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_named_members_of_a_shard_that_was_walked_need_no_request(
+    moto_s3: MotoServer, tmp_path: Path, mode: str
+) -> None:
+    place, output = moto_s3(), str(tmp_path / "output")
+    members = {f"{number}.{kind}": bytes([number]) * MIB for number in range(6) for kind in ("mp4", "txt")}
+    make_tar(tmp_path / "s.tar", members, mode)
+    storage.put(f"{place}/s.tar", (tmp_path / "s.tar").read_bytes())
+    storage.put(f"{place}/m.csv", b"url,member,note\ns.tar,4.mp4,x\ns.tar,1.mp4,y\n")
+    storage.put(f"{place}/sidecar.csv", b"url,member\ns.tar,4.mp4\ns.tar,4.txt\n")
+
+    def clips(manifest: str) -> tuple[list[source.Clip], int]:
+        moto_s3.forget()
+        wanted = config(f"{place}/{manifest}").model_copy(update={"output": output})
+        return list(source.iter_pending(wanted, NOTHING)), moto_s3.count("GET", "s.tar")
+
+    walked, gets = clips("m.csv")
+    assert gets > 0
+    whole = config(f"{place}/s.tar").model_copy(update={"output": output})
+    assert sum(len(table) for table in source.read_work(whole, NOTHING, never, part=0, num_parts=1))
+    assert clips("m.csv") == (walked, 0)
+    assert [json.loads(clip["metadata"]) for clip in walked] == [{"note": "y"}, {"note": "x"}]
+    assert [content(clip) for clip in walked] == [members["1.mp4"], members["4.mp4"]]
+    assert clips("sidecar.csv")[1] > 0  # an index tells of videos only
+
+
 def test_a_damaged_shard_is_walked_by_every_run(tmp_path: Path) -> None:
     make_tar(tmp_path / "s.tar", {"a.mp4": b"1"})
     (tmp_path / "s.tar").write_bytes((tmp_path / "s.tar").read_bytes()[:600])

@@ -140,7 +140,7 @@ def clip_pages(found: Sequence[Found], indexes: ShardIndexes | None = None) -> I
         if shard is None:
             places.append(iter([[_clip(item, problem=item.problem) for item in items]]))
         elif items[0].member is not None:
-            places.append(_named_members(items))
+            places.append(_named_members(items, indexes))
         else:
             places.extend(_all_members(item, indexes) for item in items)
     if all(_shard_of(item) is None for item in found):
@@ -202,13 +202,22 @@ def _all_members(item: Found, indexes: ShardIndexes | None) -> Iterator[list[Cli
     yield page
 
 
-def _named_members(items: list[Found]) -> Iterator[list[Clip]]:
-    """The members that manifest rows name; the shard is read until the last of them is found."""
+def _named_members(items: list[Found], indexes: ShardIndexes | None) -> Iterator[list[Clip]]:
+    """The members that manifest rows name; a shard that was not walked before is read until the last is found.
+
+    What a walk for some of its members finds is not kept: it ends before the others.
+    """
+    shard = items[0].object
     wanted = {item.member: item for item in items}
+    kept = None if indexes is None else indexes.read(shard)
+    if kept is not None and wanted.keys() <= {row["name"] for row in kept[0]}:
+        members: Iterator[storage_tar.Member] = (_kept_member(row) for row in kept[0] if row["name"] in wanted)
+        yield [_clip(wanted.pop(m.name), _without_sidecars(m), gzipped=kept[1]) for m in members if m.name in wanted]
+        return
     page: list[Clip] = []
     problem = VideoError("missing", "the shard has no such member")
     try:
-        with storage.open_read(items[0].object.source, block_bytes=_BLOCK_BYTES) as stream:
+        with storage.open_read(shard.source, block_bytes=_BLOCK_BYTES, etag=shard.etag) as stream:
             gzipped = storage_tar.is_gzipped(stream)
             for member in storage_tar.members(stream, sidecars=False):
                 item = wanted.pop(member.name, None)
@@ -219,6 +228,11 @@ def _named_members(items: list[Found]) -> Iterator[list[Clip]]:
     except VideoError as error:
         problem = error
     yield [*page, *(_clip(item, problem=problem) for item in wanted.values())]
+
+
+def _without_sidecars(member: storage_tar.Member) -> storage_tar.Member:
+    """The manifest says what there is to say of a member that it names."""
+    return member._replace(metadata={})
 
 
 def _clip(
