@@ -269,6 +269,7 @@ class _Chunks:
         self._buffer: Pixels | None = None
         self._pts_seconds: list[float] = []
         self._is_keyframe: list[bool] = []
+        self._num_made_ahead = 0
         self._num_taken = 0
 
     def fits(self, shown: Shown, video: Video) -> bool:
@@ -278,10 +279,16 @@ class _Chunks:
         return len(self._pts_seconds) < len(self._buffer) and self._layout_of(frame_of(shown), video) == self._layout
 
     def picture_of(self, frame: VideoFrame, video: Video) -> Pixels:
-        """The picture of a frame, to be added later."""
+        """The picture of a frame, to be added later, in the order of asking; it lies where it will, if there is room."""
         aspect = video.stream.sample_aspect_ratio
-        picture = np.empty((*self._maker.size_of(frame, aspect), 3), np.uint8)
+        shape = (*self._maker.size_of(frame, aspect), 3)
+        if self._buffer is None:
+            self._buffer = self._new_buffer(shape)
+        place = len(self._pts_seconds) + self._num_made_ahead  # or behind its place, if not all before it are added
+        fits = place < len(self._buffer) and self._buffer.shape[1:] == shape
+        picture = self._buffer[place] if fits else np.empty(shape, np.uint8)
         self._maker.make(frame, aspect, picture)
+        self._num_made_ahead += 1
         return picture
 
     def add(self, shown: Shown, video: Video) -> None:
@@ -298,7 +305,9 @@ class _Chunks:
             self._buffer = self._new_buffer(one)
         out = self._buffer[len(self._pts_seconds)]
         if isinstance(frame, np.ndarray):
-            out[...] = frame
+            self._num_made_ahead -= 1
+            if frame.ctypes.data != out.ctypes.data:
+                out[...] = frame
         elif layout is None:
             self._maker.make(frame, aspect, out)
         else:
