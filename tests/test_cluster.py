@@ -1,7 +1,8 @@
-"""Cluster files give nothing away: no public port, no root, no secret by value; versions are those of the lock file."""
+"""Cluster files are what Kubernetes, KubeRay and Ray take and give nothing away: no public port, no root, no secret."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import subprocess
@@ -10,16 +11,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILES = sorted((REPOSITORY / "cluster").glob("*.yaml"))
+KUBERNETES = "1.34"
+"""The schemas that manifests are checked against."""
+LAUNCHER = REPOSITORY / "cluster" / "launcher.yaml"
 RAY_VERSION = next(
     line.partition("==")[2].split()[0]
     for line in (REPOSITORY / "requirements.lock").read_text().splitlines()
     if re.match(r"ray(\[.*\])?==", line)
 )
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+MANIFESTS = [
+    pytest.param(document, id=f"{path.stem}-{document['kind']}")
+    for path in FILES
+    if path != LAUNCHER
+    for document in documents(path)
+]
+RAY_KINDS = ("RayJob", "RayCluster")
 
 
 def parts(node: Any, key: str) -> Iterator[Any]:
@@ -39,27 +58,97 @@ def pods(manifest: Any) -> list[dict[str, Any]]:
     return [spec for spec in parts(manifest, "spec") if "containers" in spec]
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.name)
-def manifest(request: pytest.FixtureRequest) -> Any:
-    return yaml.safe_load(request.param.read_text())
+# --- schemas --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("manifest", MANIFESTS)
+def test_manifests_and_their_pods_are_what_kubernetes_knows(manifest: Any) -> None:
+    if manifest["kind"] not in RAY_KINDS:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    for spec in pods(manifest):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+    [job] = [d for d in documents(REPOSITORY / "cluster" / "nightly.yaml") if d["kind"] == "CronJob"]
+    job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
+        kubernetes_validate.validate(job, KUBERNETES, strict=True)
+
+
+@pytest.mark.skipif("VIDBATCH_KUBERAY_CRDS" not in os.environ, reason="KubeRay's schemas come by no package registry")
+@pytest.mark.parametrize("manifest", [m for m in MANIFESTS if m.values[0]["kind"] in RAY_KINDS])
+def test_ray_manifests_are_what_kuberay_knows(manifest: Any) -> None:
+    """VIDBATCH_KUBERAY_CRDS: the folder helm-chart/kuberay-operator/crds of a KubeRay release."""
+    found = [documents(path)[0] for path in Path(os.environ["VIDBATCH_KUBERAY_CRDS"]).glob("*.yaml")]
+    [definition] = [crd for crd in found if crd["spec"]["names"]["kind"] == manifest["kind"]]
+    [version] = [v for v in definition["spec"]["versions"] if manifest["apiVersion"].endswith(f"/{v['name']}")]
+    schema = version["schema"]["openAPIV3Schema"]
+    schema["properties"]["metadata"] = {}
+    jsonschema.validate(manifest, _without_unknown_fields(schema))
+
+
+def _without_unknown_fields(schema: Any) -> Any:
+    """The schema as a strict API server reads it: no field that it does not name."""
+    if isinstance(schema, list):
+        return [_without_unknown_fields(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {name: _without_unknown_fields(part) for name, part in schema.items()}
+    if isinstance(strict.get("properties"), dict) and strict.get("type") == "object":
+        strict.setdefault("additionalProperties", False)
+    if strict.get("x-kubernetes-int-or-string"):
+        strict.pop("type", None)
+    return strict
+
+
+def test_the_launcher_file_is_what_ray_up_takes() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load(LAUNCHER.read_text()))
+    validate_config(config)
+    head, *workers = (config["available_node_types"][name] for name in ("head", "decode", "gpu"))
+    assert head["resources"] == {"CPU": 0}
+    assert all(worker["min_workers"] == 0 < worker["max_workers"] for worker in workers)
+    assert sum(worker["max_workers"] for worker in workers) == config["max_workers"]
+    assert config["available_node_types"]["gpu"]["resources"]["GPU"] > 0
+
+
+# --- safety ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
 def test_nothing_is_exposed_beyond_the_cluster(manifest: Any) -> None:
-    assert manifest["kind"] in ("RayJob", "RayCluster", "CronJob")
     assert set(parts(manifest, "serviceType")) <= {"ClusterIP"}
     assert not any(parts(manifest, "enableIngress"))
     for name in ("hostNetwork", "hostPort", "hostPID", "hostPath"):
         assert not any(parts(manifest, name)), name
-    assert [options["mode"] for options in parts(manifest, "authOptions")] == ["token"]
+    if manifest["kind"] in RAY_KINDS:
+        assert [options["mode"] for options in parts(manifest, "authOptions")] == ["token"]
 
 
+def test_machines_of_the_launcher_have_no_public_address_and_no_key() -> None:
+    config = yaml.safe_load(LAUNCHER.read_text())
+    assert config["provider"]["use_internal_ips"] is True
+    [rule] = config["provider"]["security_group"]["IpPermissions"]
+    assert rule["FromPort"] == rule["ToPort"] == 22
+    assert all(ipaddress.ip_network(ranges["CidrIp"]).is_private for ranges in rule["IpRanges"])
+    assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    for kind in config["available_node_types"].values():
+        assert kind["node_config"]["IamInstanceProfile"]
+        assert kind["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
+    assert not re.search("AKIA|SECRET|PASSWORD", LAUNCHER.read_text())
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
 def test_no_pod_runs_as_root_or_writes_to_its_image(manifest: Any) -> None:
     found = pods(manifest)
-    assert len(found) == len(list(parts(manifest, "containers"))) > 0
+    assert len(found) == len(list(parts(manifest, "containers")))
     for pod in found:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
-        assert pod["automountServiceAccountToken"] is False
+        assert pod.get("automountServiceAccountToken") is False or _asks_kubernetes(manifest, pod)
         writable = {volume["name"] for volume in pod["volumes"]}
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             security = container["securityContext"]
@@ -67,9 +156,31 @@ def test_no_pod_runs_as_root_or_writes_to_its_image(manifest: Any) -> None:
             assert security["allowPrivilegeEscalation"] is False
             assert security["capabilities"] == {"drop": ["ALL"]}
             assert {mount["name"] for mount in container["volumeMounts"]} <= writable
-            assert {"/tmp", "/dev/shm"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+            if container["name"].startswith("ray-") and container["name"] != "ray-job-submitter":
+                assert "/dev/shm" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
+def _asks_kubernetes(manifest: Any, pod: Any) -> bool:
+    """Whether it is the head, beside which KubeRay's autoscaler runs, or creates the nightly job."""
+    if manifest["kind"] == "RayCluster":
+        return manifest["spec"]["enableInTreeAutoscaling"] and pod["containers"][0]["name"] == "ray-head"
+    return manifest["kind"] == "CronJob" and pod["serviceAccountName"] == "vidbatch-nightly"
+
+
+def test_who_creates_the_nightly_job_may_do_nothing_else() -> None:
+    found = {document["kind"]: document for document in documents(REPOSITORY / "cluster" / "nightly.yaml")}
+    assert found["Role"]["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create"]}]
+    account = found["ServiceAccount"]["metadata"]["name"]
+    assert found["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": account}]
+    pod = pods(found["CronJob"])[0]
+    assert pod["serviceAccountName"] == account
+    [mount] = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "job"]
+    assert f"{mount['mountPath']}/rayjob.yaml" in pod["containers"][0]["args"]  # as `--from-file` names it
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
 def test_secrets_come_by_reference_only(manifest: Any) -> None:
     for environment in parts(manifest, "env"):
         for variable in environment:
@@ -78,9 +189,15 @@ def test_secrets_come_by_reference_only(manifest: Any) -> None:
                 assert "secretKeyRef" in variable["valueFrom"]
 
 
-def test_versions_are_those_of_the_lock_file(manifest: Any) -> None:
-    assert set(parts(manifest, "rayVersion")) == {RAY_VERSION}
+def test_versions_are_those_of_the_lock_file() -> None:
+    found = {version for manifest in MANIFESTS for version in parts(manifest.values[0], "rayVersion")}
+    assert found == {RAY_VERSION}
     assert f"rayproject/ray:{RAY_VERSION}-" in (REPOSITORY / "cluster" / "Dockerfile").read_text()
+    images = {image for path in FILES for image in parts(documents(path), "image")}
+    assert all(re.fullmatch(r"[\w./-]+:v?\d+\.\d+(\.\d+)?", image) for image in images), images
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
 
 
 STRANGER = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR'); print(ray.nodes())"
