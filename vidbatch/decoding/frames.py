@@ -279,7 +279,7 @@ class _Chunks:
         return len(self._pts_seconds) < len(self._buffer) and self._layout_of(frame_of(shown), video) == self._layout
 
     def picture_of(self, frame: VideoFrame, video: Video) -> Pixels:
-        """The picture of a frame, to be added later, in the order of asking; it lies where it will, if there is room."""
+        """The picture of a frame, to be added later in the order of asking; made where it will lie if there is room."""
         aspect = video.stream.sample_aspect_ratio
         shape = (*self._maker.size_of(frame, aspect), 3)
         if self._buffer is None:
