@@ -6,7 +6,8 @@ import pytest
 
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
-from vidbatch.pipeline import Pools, blocks_not_picked_up, pool_sizes
+from vidbatch.growth import Joined
+from vidbatch.pipeline import Pools, blocks_not_picked_up, pool_sizes, sizes_now
 
 LISTING_CPUS = 0.01
 
@@ -39,9 +40,9 @@ def test_all_actors_find_a_place_when_a_tenth_of_the_nodes_is_lost(num_nodes: in
     assert places(nodes[: num_nodes - num_lost], pools.decode_cpus) >= pools.decode_workers + pools.model_workers
 
 
-def test_a_single_node_is_used_in_full() -> None:
+def test_a_single_node_has_room_for_the_actors_of_a_second_one_that_may_join_and_be_lost_again() -> None:
     nodes = [{"CPU": 8.0}]
-    assert places(nodes, pools_of(nodes).decode_cpus) == 10
+    assert places(nodes, pools_of(nodes).decode_cpus) == 2 * 10
 
 
 def test_a_head_without_cpus_and_unequal_nodes_hold_all_actors() -> None:
@@ -87,3 +88,61 @@ def test_blocks_that_wait_to_be_picked_up_have_room_in_the_store() -> None:
     assert blocks_not_picked_up(0.5 * gib, 2) == 4
     assert blocks_not_picked_up(0.1 * gib, 2) == 2
     assert blocks_not_picked_up(0.0, 8) == 2  # not known
+
+
+# --- while a run goes on ----------------------------------------------------------------------------------------------
+
+
+def sizes_after(before: list[dict[str, float]], after: list[dict[str, float]], **settings: object) -> tuple[int, int]:
+    config = LabelConfig.model_validate({"inputs": ("in",), "output": "out", **settings})
+    return sizes_now(config, pool_sizes(config, before), after)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 64])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (1, 8), (2, 3), (2, 16), (3, 4), (10, 32), (2, 1), (16, 12)])
+def test_pools_get_the_size_of_a_run_that_begins_now_and_all_find_a_place_with_a_node_lost(
+    cpus: int, before: int, after: int
+) -> None:
+    nodes = [{"CPU": float(cpus)}] * after
+    begun = pools_of([{"CPU": float(cpus)}] * before)
+    sizes = sizes_after([{"CPU": float(cpus)}] * before, nodes)
+    now = pools_of(nodes)
+    assert sizes[1] == now.model_workers
+    assert 0.95 * now.decode_workers <= sizes[0] <= now.decode_workers  # shares of a CPU are whole hundredths
+    num_lost = 0 if after == 1 else max(1, after // 10)
+    assert places(nodes[num_lost:], begun.decode_cpus) >= sum(sizes)
+
+
+def test_small_nodes_that_join_large_ones_get_no_more_actors_than_find_a_place_when_a_large_one_is_lost() -> None:
+    large, small = [{"CPU": 8.0}] * 2, [{"CPU": 1.0}] * 4
+    begun = pools_of(large)
+    decoders, models = sizes_after(large, large + small)
+    assert decoders + models <= places([*small, large[0]], begun.decode_cpus)
+
+
+def test_numbers_that_the_settings_name_stay_whatever_joins() -> None:
+    one, four = [{"CPU": 4.0}], [{"CPU": 4.0}] * 4
+    assert sizes_after(one, four, decode_workers=3) == (3, 4)
+    assert sizes_after(one, four, model_workers=2) == (16, 2)
+    assert sizes_after(one, four, decode_workers=3, model_workers=2) == (3, 2)
+
+
+def test_a_gpu_that_joins_gets_a_model_in_a_run_on_gpus_only() -> None:
+    gpu, cpu = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}
+    assert sizes_after([gpu], [gpu, gpu]) == (8, 2)
+    assert sizes_after([gpu], [gpu, cpu]) == (8, 1)
+    assert sizes_after([cpu], [cpu, gpu]) == (8, 2)
+    assert sizes_after([gpu, cpu], [cpu], device="cuda") == (8, 1)  # the model waits for another GPU
+
+
+def test_what_joins_gets_the_actors_that_were_added_for_it() -> None:
+    first, second, third = ({"NodeID": name, "Resources": {"CPU": 2.0, "GPU": 1.0}} for name in ("1", "2", "3"))
+    joined = Joined([first])
+    assert joined.place({"CPU": 0.5}) is None
+    joined.see([first, second])
+    assert [joined.place({"CPU": 0.9}) for _ in range(3)] == ["2", "2", None]
+    joined.see([first, second, third])
+    assert [joined.place({"GPU": 1.0}) for _ in range(3)] == ["2", "3", None]
+    joined.see([first, second])
+    assert joined.place({"CPU": 0.9}) is None
+    assert joined.place({"CPU": 0.2}) == "2"

@@ -62,7 +62,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
         "sink": ("sink", "publish"),
     },
     {"testing": ("testing",)},
-    {"pipeline": ("pipeline", "plan", "blocks")},
+    {"pipeline": ("pipeline", "plan", "blocks", "growth")},
     {"training": ("training", "training.*")},
     {"evaluation": ("evaluation", "evaluation.*")},
     {"cli": ("cli", "cli_train")},

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from vidbatch import blocks, decode, models, publish, source, storage
+from vidbatch import blocks, decode, growth, models, publish, source, storage
 from vidbatch import watch as watching
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
@@ -122,11 +122,11 @@ def label(
     )
     with running_ray(), _recorded(config, record, sink, progress, started):
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
-        pools = pools or pool_sizes(config)
+        is_followed, pools = pools is None, pools or pool_sizes(config)
         record.pools = pools._asdict()
         watch = _start_watch()
         with watching.passing_on(watch, progress.warn):
-            for table in _predictions(config, done, spec, weights, pools, stages, watch):
+            for table in _predictions(config, done, spec, weights, pools, stages, watch, is_followed=is_followed):
                 sink.add(table)
                 progress.update(sink.totals)
                 record.save_if_due(config.output, sink.totals)
@@ -225,7 +225,8 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
 
     Decoders and models ask for equal shares of the CPUs, the largest with which all of them find a place, also when a
     node is lost: one too many would wait for a decoder to end, which may itself wait for the model to take its frames.
-    Beside a GPU a model asks for no CPU, so that decoders cannot take its place.
+    Beside a GPU a model asks for no CPU, so that decoders cannot take its place. A single node has room for twice as
+    many: when a second one joins, its actors must find a place on the first (see sizes_now).
     Args: `nodes` that may be used, CPU and GPU of each; all of the cluster's where not given.
     """
     if nodes is None:
@@ -238,7 +239,9 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
     check_device(config.device, num_gpus=gpus)
     model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
     decode_workers = config.decode_workers or cpus
-    share = _cpu_share(_survivors(nodes), decode_workers if on_gpu else decode_workers + model_workers)
+    num_sharing = decode_workers if on_gpu else decode_workers + model_workers
+    is_alone = sum(node.get("CPU", 0.0) > 0 for node in nodes) == 1
+    share = _cpu_share(_survivors(nodes), 2 * num_sharing if is_alone else num_sharing)
     return Pools(
         decode_workers=decode_workers,
         model_workers=model_workers,
@@ -247,6 +250,20 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
         model_gpus=min(1.0, gpus / model_workers) if on_gpu else 0.0,
         model_threads=max(1, cpus // model_workers),
     )
+
+
+def sizes_now(config: LabelConfig, begun: Pools, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int]:
+    """Decoders and models of a run that began with other nodes: those of one that begins now, if there is room.
+
+    All ask for as much as those that it began with, and find a place when a node is lost; a number that the settings
+    name stays. A run that began on CPUs leaves GPUs that join alone.
+    """
+    is_on_gpu = begun.model_gpus > 0
+    if is_on_gpu and not any(node.get("GPU", 0.0) for node in nodes):
+        return begun.decode_workers, begun.model_workers  # the model waits for another GPU
+    now = pool_sizes(config if is_on_gpu else config.model_copy(update={"device": "cpu"}), nodes)
+    room = _num_places(_survivors(nodes), round(100 * begun.decode_cpus)) - (0 if is_on_gpu else now.model_workers)
+    return config.decode_workers or max(1, min(now.decode_workers, room)), now.model_workers
 
 
 def blocks_not_picked_up(store_bytes: float, decode_workers: int) -> int:
@@ -267,11 +284,12 @@ def _survivors(nodes: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]
 
 def _cpu_share(nodes: Sequence[Mapping[str, float]], num_actors: int) -> float:
     """The most CPUs, up to 1 in hundredths, that so many actors can ask for and all be placed, beside the listing."""
-    node_hundredths = [int(100 * node.get("CPU", 0.0)) - 2 for node in nodes]
-    for share in range(100, 1, -1):
-        if sum(max(0, left) // share for left in node_hundredths) >= num_actors:
-            return share / 100
-    return 0.01
+    return next((share for share in range(100, 1, -1) if _num_places(nodes, share) >= num_actors), 1) / 100
+
+
+def _num_places(nodes: Sequence[Mapping[str, float]], hundredths: int) -> int:
+    """How many actors that ask for so many hundredths of a CPU fit, beside the listing."""
+    return sum(max(0, int(100 * node.get("CPU", 0.0)) - 2) // hundredths for node in nodes)
 
 
 def _predictions(
@@ -282,6 +300,8 @@ def _predictions(
     pools: Pools,
     stages: Stages | None,
     watch: Any,
+    *,
+    is_followed: bool,
 ) -> Iterator[pa.Table]:
     import ray
 
@@ -295,6 +315,8 @@ def _predictions(
     context.issue_detectors_config.detectors = []  # they advise on memory settings that chain() has decided
     _quieten_ray()
     dataset = chain(config, done, spec, ray.put(weights), pools, stages, watch)
+    if is_followed:
+        growth.follow_cluster(dataset, partial(sizes_now, config, pools), partial(_tell_sizes, watch))
     try:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield blocks.from_block(block)
@@ -302,6 +324,10 @@ def _predictions(
         if isinstance(error.cause, VidbatchError):  # already one clear sentence; Ray's traceback adds nothing
             raise error.cause from None
         raise
+
+
+def _tell_sizes(watch: Any, sizes: Sequence[int]) -> None:
+    watch.say.remote(f"the cluster has changed: decoders {sizes[0]}, models {sizes[1]}")
 
 
 def _quieten_ray() -> None:
