@@ -33,7 +33,7 @@ test-long: $(INSTALLED)  ## the tests that take minutes
 	@scripts/install.sh debian
 	$(BIN)/python -m pytest -m long -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
-chaos: $(INSTALLED)  ## disturb runs at random and compare their tables row for row (55 minutes; goes on where it was)
+chaos: $(INSTALLED)  ## disturb runs at random and compare their tables row for row (45 minutes; goes on where it was)
 	@scripts/install.sh debian
 	$(BIN)/python tests/chaos/run.py
 

@@ -1,4 +1,4 @@
-"""A run on a cluster in; out, in a folder, which nodes its stages worked on: `<stage>-<node>` has a line for each call.
+"""A run on a cluster in; out, in a folder, who did it: a file `<stage>-<node>-<address>` has a line for each call.
 
     RAY_ADDRESS=… python tests/growing.py SETTINGS.yaml OUTPUT CALLS --decode-seconds 0.5 --model-seconds 0
 
@@ -24,7 +24,7 @@ def noted(calls: str, stage: str, seconds: float) -> None:
 
     time.sleep(seconds)
     node = ray.get_runtime_context().get_node_id()
-    with Path(calls, f"{stage}-{node}").open("a") as file:
+    with Path(calls, f"{stage}-{node}-{ray.util.get_node_ip_address()}").open("a") as file:
         file.write(f"{os.getpid()} {time.time():.2f}\n")
 
 

@@ -133,19 +133,20 @@ def test_a_second_run_does_nothing_and_new_or_replaced_videos_are_the_only_ones_
     assert len(comparable(fourth)[0]) == 4
 
 
-@pytest.mark.parametrize("change", [{"sampling": "count=2"}, {"top_k": 2}, {"embedding": True}])
 def test_a_changed_setting_that_changes_results_relabels(
-    tmp_path: Path, stamped: dict[int, Path], stamp_model: str, change: dict[str, Any]
+    tmp_path: Path, stamped: dict[int, Path], stamp_model: str
 ) -> None:
     archive = copy_into(tmp_path / "archive", {n: stamped[n] for n in (1, 2)})
     settings: dict[str, Any] = {"output": tmp_path / "out", "model": stamp_model, "sampling": "fps=1", "top_k": 3}
     vidbatch.label(archive, **settings)
-    changed = vidbatch.label(archive, **{**settings, **change})
-    assert changed.record.videos == 2
-    assert_each_row_is_of_its_video(changed, {1, 2})
-    digests = {r["config_digest"] for rows in comparable(changed) for r in rows}
-    assert len(digests) == 1
-    assert vidbatch.label(archive, **{**settings, **change, "batch_size": 3}).record.state == "nothing_to_do"
+    for change in ({"sampling": "count=2"}, {"top_k": 2}, {"embedding": True}):
+        settings |= change
+        changed = vidbatch.label(archive, **settings)
+        assert changed.record.videos == 2, change
+        assert_each_row_is_of_its_video(changed, {1, 2})
+        digests = {r["config_digest"] for rows in comparable(changed) for r in rows}
+        assert len(digests) == 1
+        assert vidbatch.label(archive, **settings, batch_size=3).record.state == "nothing_to_do"
 
 
 def test_weights_changed_in_place_relabel(tmp_path: Path, stamped: dict[int, Path]) -> None:
@@ -287,11 +288,11 @@ def test_a_nightly_output_is_partitioned_by_the_day_a_video_was_first_seen(
 def test_limit_bounds_the_work_of_one_run_and_the_next_goes_on(
     tmp_path: Path, stamped: dict[int, Path], stamp_model: str
 ) -> None:
-    archive = copy_into(tmp_path / "archive", {n: stamped[n] for n in (1, 2, 3, 4, 5)})
+    archive = copy_into(tmp_path / "archive", {n: stamped[n] for n in (1, 2, 3)})
     done = [
-        vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, limit=2).record.videos for _ in range(4)
+        vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, limit=2).record.videos for _ in range(3)
     ]
-    assert done == [2, 2, 1, 0]
+    assert done == [2, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -315,6 +316,8 @@ def test_a_model_that_fails_or_hangs_on_one_video_fails_that_one_and_ends_no_run
     message = next(video["error_message"] for video in videos if number_of(video) == 3)
     assert words in message
     assert {number_of(frame) for frame in frames} == {1, 2, 4, 5}
+    if what == "hangs":
+        return  # what a rerun does is the same
     again = vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, sampling="all", retry_failed=True)
     assert again.record.videos == 1
     assert {video["status"] for video in comparable(again)[0]} == {"ok"}

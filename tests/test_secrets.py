@@ -145,7 +145,6 @@ def test_no_secret_is_found_again_anywhere(
         "plan": ["plan", *inputs, "--config", settings],
         "dry run": ["label", *inputs, "--config", settings, "--dry-run", "--json"],
         "label": ["label", *inputs, "--config", settings],
-        "again": ["label", *inputs, "--config", settings, "--json"],
         "status": ["status", output],
         "status as JSON": ["status", output, "--all", "--json"],
         "a wrong input": ["label", wrong, "--config", settings],
@@ -159,9 +158,8 @@ def test_no_secret_is_found_again_anywhere(
     }
     printed, staged = {}, {}
     for name, arguments in commands.items():
-        if name in ("label", "again"):  # with a Ray of its own, whose folder is looked at
-            code, printed[name], seen = watched([*VIDBATCH, *map(str, arguments)], ray_logs_all, output)
-            staged |= seen
+        if name == "label":  # with a Ray of its own, whose folder is looked at
+            code, printed[name], staged = watched([*VIDBATCH, *map(str, arguments)], ray_logs_all, output)
         else:
             code, printed[name] = vidbatch_command(*arguments)
         assert code == (1 if "host" in name else 2 if "wrong" in name else 0), (name, printed[name])
@@ -172,7 +170,7 @@ def test_no_secret_is_found_again_anywhere(
     videos = [row for file in output.glob("videos/*.parquet") for row in pq.read_table(file).to_pylist()]
     assert {row["error_kind"] for row in videos} >= {None, "permission", "missing", "storage", "truncated"}
     written = [file for file in output.rglob("*") if file.is_file()]
-    assert len([file for file in written if file.parent.name == "_runs"]) >= 3
+    assert len([file for file in written if file.parent.name == "_runs"]) >= 2
     assert {str(file): found for file in written if (found := found_in(contents(file)))} == {}
     kept = [file for file in ray_folder.rglob("*") if file.is_file() and not file.is_symlink()]
     assert len([file for file in kept if "logs" in file.parts]) > 10

@@ -91,11 +91,11 @@ def _alive(ray: Any) -> Nodes:
 
 def resize(executor: Any, sizes: Sequence[int], joined: Joined, tell: Tell) -> None:
     """Give the pools of a running executor, in the order of their stages, these sizes."""
-    operators = [operator for operator in executor._topology if operator.get_autoscaling_actor_pools()]
-    pools = [pool for operator in operators for pool in operator.get_autoscaling_actor_pools()]
-    if [pool.max_size() for pool in pools] == list(sizes):
+    pools = [(operator, pool) for operator in executor._topology for pool in operator.get_autoscaling_actor_pools()]
+    changes = list(zip(pools, sizes, strict=True))
+    if all(pool.max_size() == size for (_, pool), size in changes):
         return
-    for operator, pool, size in zip(operators, pools, sizes, strict=True):
+    for (operator, pool), size in changes:
         operator._ray_remote_args_fn = _placing(operator._ray_remote_args, joined)
         pool._config = dataclasses.replace(pool._config, min_size=size, max_size=size, initial_size=size)
     tell(sizes)

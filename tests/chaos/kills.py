@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -95,8 +96,10 @@ class Kills(AbstractContextManager["Kills"]):
                     driver.kill()
                     driver.wait()
                 was_struck = was_struck or (dies_at is not None and codes[-1] == -signal.SIGKILL)
-                if codes[-1] == 0:
+                if codes[-1] == 0 and was_struck:
                     break
+                if codes[-1] == 0:  # it was over before it could be struck
+                    shutil.rmtree(output)
         result: dict[str, Any] = {"seed": seed, "struck": was_struck, "exit_codes": codes}
         if codes[-1] == 0:
             result |= differences(self.clean, rows(output))
@@ -153,13 +156,19 @@ def strike(
 ) -> bool:
     """Wait for a moment at which there is something to kill, and kill it; False if the run ended before."""
     deadline = time.monotonic() + RUN_SECONDS
-    while not is_time(place, victim, output):
-        if driver.poll() is not None or time.monotonic() > deadline:
-            return False
+    delay = moments.random() * {"driver": 8.0, "writer": 0.3}.get(victim, 1.5)
+    while driver.poll() is None and time.monotonic() < deadline:
+        if is_time(place, victim, output):
+            time.sleep(delay)
+            with suppress(psutil.NoSuchProcess):  # it was gone in that moment: there will be another one
+                if driver.poll() is None and hit(place, victim, number, driver, moments):
+                    return True
         time.sleep(0.01)
-    time.sleep(moments.random() * {"driver": 8.0, "writer": 0.3}.get(victim, 1.5))
-    if driver.poll() is not None:
-        return False
+    return False
+
+
+def hit(place: Kills, victim: str, number: int, driver: subprocess.Popen[bytes], moments: random.Random) -> bool:
+    """Kill it now; False if it is not there."""
     if victim in ("driver", "writer"):
         driver.kill()
     elif victim == "stop":

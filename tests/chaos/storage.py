@@ -216,7 +216,7 @@ def stall(place: Place, seed: int) -> dict[str, Any]:
     with place.faults(seed) as gate:
         gate.stall_seconds = 30.0
         for name in chance.sample(list(place.objects), 3):
-            gate.on(f"archive/{name}", chance.choice(["stall", "stall_in_body"]), chance.choice([1, 2, 9]))
+            gate.on(f"archive/{name}", chance.choice(["stall", "stall_in_body"]), chance.choice([1, 2, 4]))
         runs = settle(place, output)
     return _compared(place, output, runs, gate)
 
