@@ -53,6 +53,8 @@ _SMALLEST_VIDEO_BYTES: Final = 2048
 _SMALLEST_STREAM_BYTES: Final = 256
 """What begins like a container, cannot be opened or holds no video, and is smaller, is the beginning of something."""
 _INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+SKIPPED: Final = {"matroska,webm": "", "flv": "Packet mismatch"}
+"""Demuxers that skip damage to where they find their feet again, and what of their errors says that they did."""
 _WITHOUT_DURATION: Final = frozenset({"mpegts", "mpeg"})
 """Where FFmpeg takes the last time less the first, which is nonsense in joined recordings."""
 _GENERATE_TIMES: Final[int] = Flags.gen_pts.value  # type: ignore[assignment]  # the stubs lack the type of values
@@ -181,6 +183,9 @@ class Video:
         """How long a frame lasts by the average rate, at least one tick; what is used where nothing else is known."""
         self._check_bounds()
         self._prepare_decoder()
+        if self.demuxer in SKIPPED and self._log.new_errors_of(self.demuxer):
+            # FFmpeg looked far enough ahead to meet damage; it is noticed where it lies only when it is met again.
+            self.seek(self.stream.start_time or 0)
 
     def close(self) -> None:
         """Free the container and its decoder; the stream stays open."""

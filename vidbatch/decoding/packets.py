@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.container import SKIPPED, Log, Video
 from vidbatch.errors import VideoError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
@@ -23,9 +23,6 @@ more than 16."""
 _MOST_AHEAD: Final = 1000
 _MOST_AHEAD_BYTES: Final = 16 * 2**20
 
-_SKIPPED: Final = {"matroska,webm": "", "flv": "Packet mismatch"}
-"""Demuxers that skip damage to where they find their feet again, and what of their errors says that they did."""
-
 
 class Lookahead:
     """The packets from where the video stands. Reading that fails is noticed behind the last packet that came."""
@@ -34,7 +31,7 @@ class Lookahead:
         self._packets = video.packets()
         self._log = log
         self._demuxer = video.demuxer
-        self._skips_damage = self._demuxer in _SKIPPED
+        self._skips_damage = self._demuxer in SKIPPED
         self._ahead: deque[VideoPacket] = deque()
         self._errors: deque[str | None] = deque()
         self._error_before: str | None = None
@@ -45,7 +42,7 @@ class Lookahead:
         self._failure: VideoError | None = None
         self.is_at_end = False
         """Whether the packets ahead are the last ones."""
-        log.new_errors_of(self._demuxer)  # of opening: FFmpeg may have looked far ahead
+        log.new_errors_of(self._demuxer)  # of seeking, or of damage that is met again
 
     def more(self) -> bool:
         """Whether a packet is ahead; raises the VideoError that reading ended with."""
@@ -99,7 +96,7 @@ class Lookahead:
     def _latest_error(self) -> str | None:
         if not self._skips_damage:
             return None
-        errors = [line for line in self._log.new_errors_of(self._demuxer) if _SKIPPED[self._demuxer] in line]
+        errors = [line for line in self._log.new_errors_of(self._demuxer) if SKIPPED[self._demuxer] in line]
         return errors[-1] if errors else None
 
     def fill_up_to(self, tick: int) -> None:
