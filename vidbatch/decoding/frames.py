@@ -19,8 +19,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from vidbatch import storage
-from vidbatch.decoding.container import Log, Video, open_clip
+from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.held import Shown
+from vidbatch.decoding.log import Log
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
 from vidbatch.decoding.reading import FrameReader

@@ -11,7 +11,8 @@ from typing import Final, TypeAlias
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from vidbatch.decoding.container import SKIPPED, Log, Video
+from vidbatch.decoding.container import SKIPPED, Video
+from vidbatch.decoding.log import Log
 from vidbatch.errors import VideoError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
 
-from vidbatch.decoding.container import Log, Video, open_clip
+from vidbatch.decoding.container import Video, open_clip
+from vidbatch.decoding.log import Log
 from vidbatch.decoding.measure import end_of_last_frame, packet_times
 from vidbatch.decoding.reading import FirstFrame, FrameReader
 from vidbatch.decoding.types import Job

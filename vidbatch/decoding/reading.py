@@ -13,9 +13,10 @@ import av
 from av.video.frame import VideoFrame
 
 from vidbatch.decoding.clock import Clock
-from vidbatch.decoding.container import Log, Video
+from vidbatch.decoding.container import Video
 from vidbatch.decoding.entries import Entries
 from vidbatch.decoding.held import HeldBack, Shown
+from vidbatch.decoding.log import Log
 from vidbatch.decoding.packets import Lookahead, VideoPacket
 from vidbatch.decoding.pictures import Pixels
 from vidbatch.decoding.route import Aim, Jump, Route

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from vidbatch.decoding.container import Log, Video, open_clip
+from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.frames import CHUNK_BYTES, ClipSample, Cost, Record, frame_of
+from vidbatch.decoding.log import Log
 from vidbatch.decoding.measure import end_of_last_frame
 from vidbatch.decoding.pictures import PictureMaker, Pixels
 from vidbatch.decoding.reading import FrameReader
