@@ -14,8 +14,8 @@ from vidbatch.input_spec import Channel, InputSpec
 from vidbatch.networks import make_module
 from vidbatch.schema import FrameSpec
 from vidbatch.transforms import InputTransform
-from vidbatch.video_networks import WindowNetwork, build_video_network
-from vidbatch.video_spec import HEADS, Head, VideoSpec, known_network
+from vidbatch.video_networks import Shifts, WindowNetwork, build_video_network, correlation
+from vidbatch.video_spec import HEADS, OWN, Head, VideoSpec, known_network
 from vidbatch.video_weights import parameter_groups, read_weights, set_frozen, start_from
 
 FRAME = FrameSpec(64, 80)
@@ -73,6 +73,30 @@ def test_features_of_cells_join_the_frames() -> None:
     assert there.allclose(logits(network, inputs, window()))
 
 
+def test_correlation_is_the_dot_product_with_what_is_so_many_places_away() -> None:
+    maps, others = torch.rand(2, 3, 5, 7), torch.rand(2, 3, 5, 7)
+    found = correlation(maps, others, 2).unflatten(1, (5, 5))
+    assert found.shape == (2, 5, 5, 5, 7)
+    assert found[1, 0, 3, 4, 2].isclose(maps[1, :, 4, 2] @ others[1, :, 2, 3]), "two rows above, one column right"
+    assert found[:, :, 0, :, 1].eq(0).all(), "beyond the border"
+    assert found[:, 2, 2].allclose((maps * others).sum(1))
+
+
+def test_shifts_say_where_things_were_in_the_frame_before() -> None:
+    picture = torch.rand(1, 16, 12, 20, generator=torch.Generator().manual_seed(1)) - 0.5
+    maps = torch.stack([picture, picture, picture.roll(2, dims=3), picture.roll((3, -1), dims=(2, 3))], dim=1)
+    likeliest = Shifts()(maps)[0, :, :, 4:-4, 4:-4].argmax(1)
+    for frame, (rows, columns) in enumerate([(0, 0), (0, 0), (0, -2)]):
+        assert likeliest[frame].eq(7 * (rows + 3) + columns + 3).all(), frame
+    assert likeliest[3].eq(7 * (-3 + 3) + 3 + 3).all(), "from two to the right to one to the left"
+
+
+def test_correlation_sees_the_order_with_any_head() -> None:
+    network = built("correlation+mean")
+    there, back = (logits(network, InputSpec(), images) for images in (window(), window().flip(1)))
+    assert (there - back).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("head", ["lstm", "gru", "attention"])
 def test_a_head_for_order_sees_it(head: Head) -> None:
     network = built(f"small+{head}")
@@ -84,10 +108,10 @@ def test_a_head_for_order_sees_it(head: Head) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("layers", [1, 2])
-def test_padding_does_not_change_the_answer_whatever_it_shows(head: Head, layers: int) -> None:
+@pytest.mark.parametrize(("body", "layers"), [("small", 1), ("small", 2), ("correlation", 1)])
+def test_padding_does_not_change_the_answer_whatever_it_shows(head: Head, body: str, layers: int) -> None:
     inputs = InputSpec(channels=("rgb", "difference"), features=("energy",))
-    network = built(f"small+{head}", inputs, layers=layers)
+    network = built(f"{body}+{head}", inputs, layers=layers)
     images = window()
     is_real = torch.ones(2, 6, dtype=torch.bool)
     is_real[0, 4:] = False
@@ -100,9 +124,10 @@ def test_padding_does_not_change_the_answer_whatever_it_shows(head: Head, layers
     assert not logits(network, inputs, other).allclose(found, atol=1e-4)
 
 
+@pytest.mark.parametrize("body", OWN)
 @pytest.mark.parametrize("head", HEADS)
-def test_padding_gets_no_gradient(head: Head) -> None:
-    network = built(f"small+{head}")
+def test_padding_gets_no_gradient(head: Head, body: str) -> None:
+    network = built(f"{body}+{head}")
     images = window().requires_grad_()
     is_real = torch.tensor([[True] * 3 + [False] * 3] * 2)
     network(images, is_real).square().sum().backward()
@@ -118,6 +143,7 @@ def test_padding_gets_no_gradient(head: Head) -> None:
     ("text", "frame", "num_frames"),
     [
         *((f"small+{head}", FRAME, 6) for head in HEADS),
+        ("correlation+gru", FRAME, 6),
         ("resnet18+gru", FrameSpec(128, 128), 3),
         ("inception_v3+gru", FrameSpec(176, 176), 2),
         ("regnet_y_400mf+gru", FrameSpec(128, 128), 2),
@@ -191,6 +217,12 @@ def test_the_small_network_is_small_and_keeps_where_things_are() -> None:
     assert network.body(torch.rand(3, 3, 96, 128)).shape == (3, 64, 6, 8)
 
 
+def test_the_network_for_motion_is_small_too_and_sees_a_quarter_of_the_places() -> None:
+    network = built("correlation+gru")
+    assert sum(weight.numel() for weight in network.body.parameters()) < 10_000
+    assert network.body(torch.rand(3, 3, 96, 128)).shape == (3, 16, 24, 32)
+
+
 def test_a_frame_that_is_too_small_for_the_grid_is_refused() -> None:
     with pytest.raises(ConfigError, match="small sees frames of 64 x 48 as 4 x 3 cells, less than the grid of 4 x 4"):
         built("small+gru", frame=FrameSpec(48, 64))
@@ -235,7 +267,7 @@ def test_a_spec_survives_json_and_has_a_name() -> None:
         assert spec.name == name
         assert VideoSpec.model_validate_json(spec.model_dump_json()) == spec == VideoSpec.of(name, layers=2)
     assert get_args(Head) == HEADS
-    assert known_network("small") == "small"
+    assert [known_network(name) for name in OWN] == list(OWN)
 
 
 # --- start, freeze, rates -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ N windows of T frames, C image channels, H rows, W columns; K classes. Each fram
 of cells, so that where something is survives: globally pooled features do not change when the camera pans. The cells
 become one vector a frame, and a head turns T vectors into one:
 
-    mean        their average: blind to the order of frames
+    mean        their average: blind to the order of frames, unless the network is `correlation`
     lstm, gru   the state after the last real frame
     attention   a class token that sees all real frames and their places (Vaswani et al., 2017)
 """
@@ -24,7 +24,7 @@ from vidbatch import networks
 from vidbatch.errors import ConfigError
 from vidbatch.input_spec import InputSpec
 from vidbatch.schema import FrameSpec
-from vidbatch.video_spec import SMALL, VideoSpec
+from vidbatch.video_spec import CORRELATION, SMALL, VideoSpec
 from vidbatch.video_weights import take_channels
 
 _BEHIND_THE_MAP: Final = ("classifier", "fc", "head", "heads", "AuxLogits", "aux")
@@ -55,6 +55,70 @@ class SmallNetwork(nn.Module):
         """Feature maps of single images."""
         maps: Tensor = self.layers(images)
         return maps
+
+
+class DetailNetwork(nn.Module):
+    """Three convolutions that give every place a name: images (M, C, H, W) to maps (M, 16, H / 4, W / 4).
+
+    No norm: Shifts compares directions of the maps' vectors, whatever their lengths.
+    """
+
+    NUM_MAPS: Final = 16
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 8, 5, stride=2, padding=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, self.NUM_MAPS, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature maps of single images."""
+        maps: Tensor = self.layers(images)
+        return maps
+
+
+class Shifts(nn.Module):
+    """Where each place of a frame was in the frame before: maps (N, T, D, H, W) to (N, T, 49, H, W), sums of 1.
+
+    A correlation of neighbouring frames over shifts of up to REACH places (Dosovitskiy et al., FlowNet, 2015), as
+    cosines, and a softmax over the shifts. What a picture shows does not matter to it, so few pictures teach motion.
+    The first frame is compared with itself; a frame never sees those behind it, padding among them.
+    """
+
+    REACH: Final = 3
+    NUM_MAPS: Final = (2 * REACH + 1) ** 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.tensor(2.0))  # its exponential multiplies the cosines
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Shares of the shifts, rows of them from top to bottom."""
+        vectors = functional.normalize(maps - maps.mean((-2, -1), keepdim=True), dim=2)
+        before = torch.cat([vectors[:, :1], vectors[:, :-1]], dim=1)
+        found = correlation(vectors.flatten(0, 1), before.flatten(0, 1), self.REACH)
+        return (found * self.sharpness.exp()).softmax(1).unflatten(0, maps.shape[:2])
+
+
+def correlation(maps: Tensor, others: Tensor, reach: int) -> Tensor:
+    """Dot products of each place's vector with those of `others` up to `reach` rows and columns from there.
+
+    (M, D, H, W) twice in, (M, (2 reach + 1)^2, H, W) out; beyond the border vectors are 0.
+    """
+    count, _, rows, columns = maps.shape
+    shifts = 2 * reach + 1
+    left = maps.permute(0, 2, 3, 1).contiguous()
+    right = functional.pad(others, (reach,) * 4).transpose(1, 2).contiguous()
+    found = []
+    for shift in range(shifts):  # a product of whole rows, of which a diagonal band is kept: a third of the time of
+        products = left @ right[:, shift : shift + rows]  # one shift after the other, on one core
+        picture, row, column, _ = products.stride()
+        found.append(products.as_strided((count, rows, columns, shifts), (picture, row, column + 1, 1)))
+    return torch.cat(found, dim=3).permute(0, 3, 1, 2)
 
 
 class _Timm(nn.Module):
@@ -103,14 +167,17 @@ def _is_map(output: object) -> bool:
     return (output.ndim == 4 and output.shape[2] * output.shape[3] > 1) or (output.ndim == 3 and output.shape[1] > 1)
 
 
+_OWN: Final = {SMALL: SmallNetwork, CORRELATION: DetailNetwork}
+
+
 class FrameEncoder(nn.Module):
     """Images (M, C, H, W) to maps (M, D, rows, columns), by the network a spec names."""
 
     def __init__(self, spec: VideoSpec, inputs: InputSpec, frame: FrameSpec) -> None:
         super().__init__()
         library, _, name = spec.network.rpartition(":")
-        if spec.network == SMALL:
-            self.module: nn.Module = SmallNetwork(inputs.num_channels)
+        if spec.network in _OWN:
+            self.module: nn.Module = _OWN[spec.network](inputs.num_channels)
         else:
             self.module = _Timm(name, frame) if library == "timm" else _torchvision(spec.network, frame)
             take_channels(self.module, inputs)
@@ -244,12 +311,17 @@ class WindowNetwork(nn.Module):
 
 
 class FramesNetwork(WindowNetwork):
-    """An image network for every frame, and a head for their order; padding does not change its answer."""
+    """An image network for every frame, with `correlation` the shifts between neighbours, and a head for their order.
+
+    Padding does not change its answer.
+    """
 
     def __init__(self, spec: VideoSpec, inputs: InputSpec, frame: FrameSpec, num_classes: int) -> None:
         super().__init__(spec)
         self.body = FrameEncoder(spec, inputs, frame)
-        values = self.body.num_maps * spec.grid**2 + inputs.num_features
+        self.shifts = Shifts() if spec.network == CORRELATION else None
+        num_maps = self.body.num_maps if self.shifts is None else Shifts.NUM_MAPS
+        values = num_maps * spec.grid**2 + inputs.num_features
         self.project = nn.Sequential(nn.Linear(values, spec.width), nn.LayerNorm(spec.width), nn.GELU())
         self.dropout = nn.Dropout(spec.dropout)
         if spec.head == "mean":
@@ -262,6 +334,8 @@ class FramesNetwork(WindowNetwork):
         """Logits (N, K); see WindowNetwork."""
         windows, frames = images.shape[:2]
         maps = self.body(images.flatten(0, 1))
+        if self.shifts is not None:
+            maps = self.shifts(maps.unflatten(0, (windows, frames))).flatten(0, 1)
         cells = functional.adaptive_avg_pool2d(maps, self.spec.grid).reshape(windows, frames, -1)
         if features is not None:
             cells = torch.cat([cells, features], dim=2)

@@ -19,6 +19,9 @@ HEADS: Final[tuple[Head, ...]] = get_args(Head)
 
 SMALL: Final = "small"
 """Our own image network for CPUs."""
+CORRELATION: Final = "correlation"
+"""Our own for motion, for CPUs too: it looks for each place of a frame in the frame before."""
+OWN: Final = (SMALL, CORRELATION)
 
 
 class VideoSpec(BaseModel):
@@ -26,7 +29,9 @@ class VideoSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: str = Field(description="small, an image network (resnet18, timm:NAME) or a video network (r3d_18).")
+    network: str = Field(
+        description="small, correlation, an image network (resnet18, timm:NAME) or a video network (r3d_18)."
+    )
     head: Head | None = Field(None, description="What sees the order of frames; None for video networks.")
     grid: int = Field(4, ge=1, le=16, description="Rows and columns of cells that a frame's features keep.")
     width: int = Field(128, ge=8, le=4096, description="Values a frame has in the head.")
@@ -72,7 +77,7 @@ class VideoSpec(BaseModel):
 
 def known_network(text: str) -> str:
     """The full name of a network for windows or their frames. Raises ConfigError with close matches otherwise."""
-    if text == SMALL:
+    if text in OWN:
         return text
     video_names = [name for name, task in torchvision_tasks().items() if task == "video"]
     name = text.removeprefix("torchvision:")
@@ -80,7 +85,7 @@ def known_network(text: str) -> str:
         return f"torchvision:{name}"
     if text == STAMP:
         raise ConfigError(f"model: {text!r} has no features to train a head on")
-    close = difflib.get_close_matches(name, [*video_names, SMALL], n=1, cutoff=0.8)
+    close = difflib.get_close_matches(name, [*video_names, *OWN], n=1, cutoff=0.8)
     try:
         return known_architecture(text)
     except ConfigError as error:

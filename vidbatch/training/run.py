@@ -22,7 +22,7 @@ from vidbatch.errors import ConfigError, StorageError, TrainingDiverged, Trainin
 from vidbatch.pipeline import running_ray
 from vidbatch.training.config import PUBLISHED, TrainConfig
 from vidbatch.training.videos import Listed, TrainingSet, find_videos, make_training_set, read_facts, videos_table
-from vidbatch.video_spec import SMALL
+from vidbatch.video_spec import OWN
 
 RECORD: Final = "train.json"
 VIDEOS_A_TASK: Final = 64
@@ -174,7 +174,7 @@ def read_weights(config: TrainConfig) -> bytes | None:
         return None
     if PUBLISHED.fullmatch(config.start_from):
         name = config.video.network.network.removeprefix("torchvision:")
-        if config.video.network.is_video_network or name == SMALL:
+        if config.video.network.is_video_network or name in OWN:
             raise ConfigError(
                 f"start_from: {config.start_from!r} is not allowed for {name}: give a file of its weights"
             )
