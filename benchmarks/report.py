@@ -119,6 +119,52 @@ def scaling(content: Content) -> Iterator[Line]:
         yield "SIMULATED: a driver's core is full at", f"{rate:.0f} videos/s", ""
 
 
+def camera_accuracy(content: Content) -> Iterator[Line]:
+    """What the kinds of model know of camera motion, and what order is to them."""
+    allowed, rows = content["allowed"], content["rows"]
+    for kind, found in content["summary"].items():
+        about = f"camera motion, {rows[f'{kind}_0']['about'].partition(',')[0]}"
+        windows = f"{rows[f'{kind}_0']['windows']:,} test windows, mean of {found['seeds']} seeds"
+        directions = " ".join(f"{axis} **{right:.3f}**" for axis, right in found["direction"].items())
+        lines = (
+            (f"of 9 classes right ({windows})", f"**{found['accuracy']:.3f}**", f"≥ {allowed['accuracy']}"),
+            ("least recall of a class", f"**{found['worst_recall']:.3f}**", f"≥ {allowed['recall']}"),
+            ("direction right where the axis is", directions, f"≥ {allowed['direction']}"),
+            (
+                "opposite answer to a reversed window (to a clip encoded in reverse)",
+                f"**{found['reversed']:.3f}** ({found['twins']:.3f})",
+                f"≥ {allowed['reversed']}",
+            ),
+            ("right with frames shuffled", f"**{found['shuffled']:.3f}**", f"< {allowed['shuffled']}"),
+            ("training, CPU minutes", f"{found['most_cpu_minutes']:.1f}", "≤ 40"),
+        )
+        for what, figure, wanted in lines:
+            yield f"{about}: {what}", figure, wanted
+    for name, row in rows.items():
+        if name.rpartition("_")[0] in content["summary"]:
+            continue
+        twins = row["twins"]
+        low, high = twins["interval"] or (float("nan"), float("nan"))
+        figure = (
+            f"**{row['accuracy']:.3f}** (lowest quality {row['quality']['low']:.3f}; direction of "
+            f"{twins['windows_on_the_axis']:,} clips and their reversals {twins['direction']:.3f}, "
+            f"{low:.3f} to {high:.3f})"
+        )
+        yield f"camera motion, {row['about']}: of 9 classes right", figure, ""
+
+
+def camera_real(content: Content) -> Iterator[Line]:
+    """How many windows of real clips are named right."""
+    for name, found in content["models"].items():
+        low, high = found["interval"]
+        figure = f"**{found['accuracy']:.2f}** ({low:.2f} to {high:.2f}; {found['right']} of {found['windows']})"
+        yield (
+            f"camera motion, {name}: right of windows of real clips, labelled by eye",
+            figure,
+            f"≥ {content['allowed']}",
+        )
+
+
 def _spread(found: Content) -> str:
     return f"{found['median']:.2f}× ({found['min']:.2f} to {found['max']:.2f})"
 
@@ -126,7 +172,7 @@ def _spread(found: Content) -> str:
 def render(folder: Path = RESULTS) -> str:
     """The table, with a line on the machine; empty where nothing was measured."""
     lines, machines = [], []
-    for benchmark in (chain, decode, threads, listing, decode_memory, s3_gets, scaling):
+    for benchmark in (chain, decode, threads, listing, decode_memory, s3_gets, scaling, camera_accuracy, camera_real):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():
             content = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -30,7 +32,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("script", ["chain", "decode", "threads", "listing", "decode_memory", "s3_gets", "scaling"])
+@pytest.mark.parametrize(
+    "script", ["chain", "decode", "threads", "listing", "decode_memory", "s3_gets", "scaling", "camera_accuracy"]
+)
 def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--quick", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -174,3 +178,65 @@ def test_the_s3_endpoint_counts_every_request(load: Any) -> None:
     gets = [r for r in server.requests if r.method == "GET" and r.key == "videos/a.mp4"]
     assert len(gets) == 1
     assert gets[0].sent_bytes == 10
+
+
+def test_a_share_has_an_interval_that_stays_within_0_and_1(load: Any) -> None:
+    wilson = load("camera_accuracy").wilson
+    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=2e-4), "as statsmodels' proportion_confint says"
+    assert wilson(43, 43)[1] == 1.0
+    assert 0.91 < wilson(43, 43)[0] < 0.92
+    assert wilson(0, 10)[0] == 0.0
+
+
+def test_windows_are_reordered_each_in_its_own_way_and_whole(load: Any) -> None:
+    from vidbatch.windows import window_dtype
+
+    accuracy = load("camera_accuracy")
+    windows = np.zeros(20, window_dtype(8, 4, 4))
+    windows["frames"] += np.arange(8, dtype=np.uint8)[None, :, None, None, None]
+    orders = accuracy.orders(20, 8)
+    turned = accuracy.reordered(windows, orders["reversed"])["frames"][:, :, 0, 0, 0]
+    assert (turned == np.arange(8)[::-1]).all()
+    shuffled = accuracy.reordered(windows, orders["shuffled"])["frames"][:, :, 0, 0, 0]
+    assert (np.sort(shuffled, axis=1) == np.arange(8)).all()
+    assert len(np.unique(shuffled, axis=0)) == 20
+
+
+def test_answers_are_scored_by_class_direction_quality_and_order(load: Any) -> None:
+    accuracy = load("camera_accuracy")
+    opposite = accuracy.OPPOSITE
+    clips = [
+        {"url": f"{label}_{number}", "label": label, "quality": quality, "reversed_of": ""}
+        for label in accuracy.LABELS
+        for number, quality in enumerate(("high", "medium", "low"))
+    ]
+    clips += [
+        {**clip, "url": f"{clip['url']}_back", "label": opposite[clip["label"]], "reversed_of": clip["url"]}
+        for clip in clips
+        if clip["label"] in opposite
+    ]
+    truth = [clip["label"] for clip in clips]
+    turned = [opposite.get(label, label) for label in truth]
+    good = accuracy.scores_of({"said": truth, "reversed": turned, "shuffled": ["static"] * len(truth)}, clips)
+    assert (good["accuracy"], good["reversed"], good["twins"]["opposite"], good["twins"]["direction"]) == (1, 1, 1, 1)
+    assert good["shuffled"] == round(3 / len(truth), 4)
+    blind = ["pan_left" if label.startswith("pan") else label for label in truth]
+    found = accuracy.scores_of({"said": blind, "reversed": blind, "shuffled": blind}, clips)
+    assert found["recall"]["pan_left"] == 1
+    assert found["recall"]["pan_right"] == 0
+    assert {axis: of["right"] for axis, of in found["direction"].items()} == {"pan": 0.5, "tilt": 1.0, "zoom": 1.0}
+    assert found["reversed"] == 0.0
+    assert found["reversed_same"] == 1.0
+    assert found["twins"]["opposite"] == round(12 / 18, 4)
+    assert found["quality"] == {"high": 0.8667, "medium": 0.8667, "low": 0.8667}
+
+
+def test_real_windows_are_of_clips_that_nothing_is_trained_on_and_overlap_by_half_at_most(load: Any) -> None:
+    films = load("camera_motion").FILMS
+    rows = load("camera_real").labelled()
+    assert not {row["clip"] for row in rows} & {film.clip for film in films if film.split != "test"}
+    assert len({row["clip"] for row in rows}) >= 6
+    for before, after in itertools.pairwise(rows):
+        start, end = float(before["start_seconds"]), float(before["end_seconds"])
+        assert end - start <= 2.0 + 1e-6
+        assert after["clip"] != before["clip"] or float(after["start_seconds"]) >= (start + end) / 2 - 0.21, after

@@ -101,7 +101,7 @@ class Shifts(nn.Module):
         vectors = functional.normalize(maps - maps.mean((-2, -1), keepdim=True), dim=2)
         before = torch.cat([vectors[:, :1], vectors[:, :-1]], dim=1)
         found = correlation(vectors.flatten(0, 1), before.flatten(0, 1), self.REACH)
-        return (found * self.sharpness.exp()).softmax(1).unflatten(0, maps.shape[:2])
+        return (found * self.sharpness.exp()).softmax(1).reshape(*maps.shape[:2], *found.shape[1:])
 
 
 def correlation(maps: Tensor, others: Tensor, reach: int) -> Tensor:
@@ -335,7 +335,7 @@ class FramesNetwork(WindowNetwork):
         windows, frames = images.shape[:2]
         maps = self.body(images.flatten(0, 1))
         if self.shifts is not None:
-            maps = self.shifts(maps.unflatten(0, (windows, frames))).flatten(0, 1)
+            maps = self.shifts(maps.reshape(windows, frames, *maps.shape[1:])).flatten(0, 1)
         cells = functional.adaptive_avg_pool2d(maps, self.spec.grid).reshape(windows, frames, -1)
         if features is not None:
             cells = torch.cat([cells, features], dim=2)

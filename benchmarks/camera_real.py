@@ -1,0 +1,126 @@
+"""Windows of real clips, labelled by eye, in; how many of them the models of camera_accuracy.py name out.
+
+real_camera_motion.csv holds parts of clips of tests/clips.py that no model is trained on, and was committed before any
+model had seen them. A label says what the camera does: in `pan_right` what it sees moves left. `roll` and `shake` are
+never right. Beside it stands what `vidbatch label` says of whole clips by the first recurrent model.
+
+camera_real_mistakes.jpg shows all windows that the first recurrent model gets wrong: truth, answer, four frames.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import harness
+import numpy as np
+import pyarrow.dataset as arrow
+from archives import clip_path
+from camera_accuracy import ROWS, Model, Windows, config_of, decode, wilson
+from PIL import Image, ImageDraw
+
+from vidbatch.training.videos import list_labelled, read_facts
+
+LABELLED: Final = harness.HERE / "real_camera_motion.csv"
+ALLOWED: Final = 0.75
+SHOWN: Final = ("city.mpg", "sintel_trailer.mp4", "bikes.mp4", "runners.mp4", "handheld.avi")
+"""Clips that are labelled whole."""
+MODELS: Final = [row for row in ROWS if row.name in ("recurrent_0", "attention_0")]
+
+
+def labelled() -> list[dict[str, str]]:
+    """The rows of the table of labels."""
+    with LABELLED.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def windows_of(rows: Sequence[dict[str, str]]) -> Windows:
+    """The labelled windows, decoded as `label` decodes them, in the order of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "real.csv"
+        with manifest.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("url", "label", "start", "end"))
+            for row in rows:
+                writer.writerow((clip_path(row["clip"]), row["label"], row["start_seconds"], row["end_seconds"]))
+        config = config_of(MODELS[0], manifest)
+        clips, videos, _ = list_labelled(config.decoding)
+        return decode(config, videos, clips, read_facts(clips, config))
+
+
+def scores_of(rows: Sequence[dict[str, str]], said: Sequence[str]) -> dict[str, Any]:
+    """How many are right, of all, of each label and of each clip."""
+    right = [row["label"] == answer for row, answer in zip(rows, said, strict=True)]
+
+    def by(column: str) -> dict[str, str]:
+        names = dict.fromkeys(row[column] for row in rows)
+        picked = {name: [ok for row, ok in zip(rows, right, strict=True) if row[column] == name] for name in names}
+        return {name: f"{sum(of)} of {len(of)}" for name, of in picked.items()}
+
+    wrong = [{**row, "said": answer} for row, answer, ok in zip(rows, said, right, strict=True) if not ok]
+    return {
+        "windows": len(rows),
+        "right": sum(right),
+        "accuracy": round(sum(right) / len(rows), 4),
+        "interval": wilson(sum(right), len(rows)),
+        "by_label": by("label"),
+        "by_clip": by("clip"),
+        "mistakes": wrong,
+    }
+
+
+def draw_mistakes(path: Path, windows: Windows, said: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    """A row a mistake: what it is, and its first, third, sixth and last frame."""
+    wrong = [number for number, row in enumerate(rows) if row["label"] != said[number]]
+    frames = windows.decoded["frames"]
+    high, wide = frames.shape[2:4]
+    sheet = Image.new("RGB", (4 * wide, max(1, len(wrong)) * (high + 12)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, number in enumerate(wrong):
+        row, top = rows[number], place * (high + 12)
+        where = f"{row['clip']} {row['start_seconds']} to {row['end_seconds']} s"
+        pen.text((2, top), f"{where}: {row['label']}, said {said[number]}", fill="black")
+        for column, frame in enumerate(frames[number][np.linspace(0, frames.shape[1] - 1, 4).astype(int)]):
+            sheet.paste(Image.fromarray(frame), (column * wide, top + 12))
+    sheet.save(path, quality=85)
+
+
+def tagged(bundle: str) -> dict[str, list[str]]:
+    """What `vidbatch label` writes of each window of whole clips: its first second, label and score."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, output = Path(folder) / "clips.csv", Path(folder) / "labels"
+        manifest.write_text("\n".join(["url", *(str(clip_path(name)) for name in SHOWN)]) + "\n")
+        command = [sys.executable, "-c", "from vidbatch.cli import main; main()", "label", manifest]
+        subprocess.run([*command, "--output", output, "--model", f"file:{bundle}"], check=True)
+        table = arrow.dataset(output / "frames").to_table()
+    found: dict[str, list[str]] = {name: [] for name in SHOWN}
+    for row in table.sort_by([("url", "ascending"), ("pts_seconds", "ascending")]).to_pylist():
+        found[Path(row["url"]).name].append(f"{row['pts_seconds']:.1f} s {row['label']} {row['score']:.2f}")
+    return found
+
+
+def main() -> None:
+    options = harness.arguments(__doc__).parse_args()
+    rows = labelled()
+    windows = windows_of(rows)
+    assert windows.labels == [row["label"] for row in rows]
+    folder = harness.results_dir(options)
+    bundles = {row.name: config_of(row, LABELLED, quick=options.quick).output for row in MODELS}
+    models = {}
+    for name, bundle in bundles.items():
+        said = Model(bundle)(windows.decoded)
+        models[name] = scores_of(rows, said)
+        print(f"{name}: {models[name]['right']} of {len(rows)}, {models[name]['interval']}", flush=True)
+        if name == MODELS[0].name:
+            draw_mistakes(folder / "camera_real_mistakes.jpg", windows, said, rows)
+    content = {"allowed": ALLOWED, "models": models, "tagged": tagged(bundles[MODELS[0].name])}
+    harness.save(folder, "camera_real", content, quick=options.quick)
+
+
+if __name__ == "__main__":
+    main()
