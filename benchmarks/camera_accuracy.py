@@ -31,6 +31,7 @@ import harness
 import numpy as np
 import numpy.typing as npt
 import torch
+import yaml
 from camera_motion import Settings, camera_motion
 from camera_paths import LABELS, OPPOSITE
 from lucas_kanade import FEATURES
@@ -46,30 +47,7 @@ Ints = npt.NDArray[np.int64]
 
 KEPT: Final = harness.CACHE / "camera_accuracy"
 PAIRS: Final = (("pan_left", "pan_right"), ("tilt_up", "tilt_down"), ("zoom_in", "zoom_out"))
-FLIPPED: Final = {"pan_left": "pan_right", "pan_right": "pan_left"}
-UPSIDE_DOWN: Final = {"tilt_up": "tilt_down", "tilt_down": "tilt_up"}
-AUGMENT: Final = {
-    "flip": {"probability": 0.5, "swaps": FLIPPED},
-    "upside_down": {"probability": 0.5, "swaps": UPSIDE_DOWN},
-    "reverse": {"probability": 0.5, "swaps": OPPOSITE},
-    "brightness": 0.2,
-    "contrast": 0.2,
-}
-COMMON: Final[dict[str, Any]] = {
-    "labels": LABELS,
-    "num_frames": 8,
-    "fps": 4.0,
-    "frame_size": (72, 96),
-    "head_width": 64,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.02,
-    "clip_norm": 1.0,
-    "warmup_epochs": 0.4,
-    "epochs": 6,
-    "batch_size": 32,
-    "slice_size": 32,
-    "augment": AUGMENT,
-}
+COMMON: Final[dict[str, Any]] = yaml.safe_load((harness.HERE / "camera_motion.yaml").read_text())
 ALLOWED: Final = {"accuracy": 0.95, "recall": 0.88, "direction": 0.98, "reversed": 0.95, "shuffled": 0.60}
 
 
@@ -110,7 +88,7 @@ TRACKS: Final = Row("lucas_kanade", "Lucas-Kanade tracks and RANSAC (OpenCV), a 
 
 def config_of(row: Row, manifest: Path, *, quick: bool = False) -> TrainConfig:
     """How a row is trained."""
-    settings = {"model": "correlation+gru", **COMMON, **row.settings}
+    settings = {**COMMON, **row.settings}
     if quick:
         settings |= {"epochs": 1, "warmup_epochs": 0}
     return TrainConfig(
