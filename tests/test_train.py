@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import shutil
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -36,7 +38,7 @@ from vidbatch.models import find_model, load_spec
 from vidbatch.testing import make_shard
 from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.loader import Cache, Loader, Wanted
-from vidbatch.training.loop import Loop
+from vidbatch.training.loop import FIRST_SCALE, Loop
 from vidbatch.training.optimise import Schedule, make_network
 from vidbatch.training.run import conclude, find_places, read_weights
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
@@ -167,6 +169,48 @@ def test_every_way_to_optimise_trains(archive: Path, output: Path, changes: dict
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert any(name.startswith("classifier") for name in changed)
     assert any(name.startswith("body") for name in changed) != run.freeze_body
+
+
+def test_a_frozen_body_is_trained_from_the_epoch_on_that_is_asked_for(archive: Path, output: Path) -> None:
+    run = config(archive, output, freeze_body=True, unfreeze_at=2, epochs=3)
+    loop = Loop(run, prepared(run))
+    bodies = [_body_of(loop)]
+    loop.run(lambda numbers, _state: bodies.append(_body_of(loop)) if "best_epoch" in numbers else None)
+    assert [torch.equal(one, other) for one, other in itertools.pairwise(bodies)] == [True, True, False]
+
+
+def _body_of(loop: Loop) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten().clone() for weight in loop.network.body.parameters()])
+
+
+def test_scaled_losses_of_fp16_train_as_those_of_fp32(archive: Path, output: Path) -> None:
+    """On the CPU, which `train` itself does not offer; the scale is part of a checkpoint."""
+    run = config(archive, output, epochs=1)
+    data = prepared(run)
+    short = Loop(run.model_copy(update={"precision": "fp16"}), data)
+    scales = []
+    short.run(lambda _numbers, state: scales.append(state()["scaler"]["scale"]))
+    assert scales
+    assert set(scales) == {FIRST_SCALE}
+    losses = [[row["loss"] for row in rows] for rows in (short.steps, trained(run, data).steps)]
+    assert np.allclose(*losses, rtol=0.02)
+    assert losses[0] != losses[1]
+
+
+def test_the_curves_can_be_read_by_tensorboard() -> None:
+    """Its records: a length, a checksum, a protocol buffer with the step and the value."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    from vidbatch.training.worker import tensorboard_events
+
+    steps = [{"step": step, "epoch": 0, "loss": 0.5 * step, "windows_hash": "a"} for step in range(3)]
+    content = io.BytesIO(tensorboard_events(steps, [{"epoch": 0, "step": 3, "accuracy": 0.75}]))
+    found = []
+    while head := content.read(12):
+        event = Event.FromString(content.read(struct.unpack("<Q", head[:8])[0]))
+        content.read(4)
+        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+    assert found == [*(("steps/loss", step, 0.5 * step) for step in range(3)), ("epochs/accuracy", 3, 0.75)]
 
 
 def test_training_stops_early_once_nothing_gets_better(archive: Path, output: Path) -> None:
@@ -427,6 +471,8 @@ def test_a_class_of_which_nothing_can_be_read_is_one_sentence(archive: Path, tmp
     [
         ({"batch_size": 9}, "batch_size: 9 is not a multiple of slice_size, 2"),
         ({"num_workers": 8}, "num_workers: 8 workers cannot share out 4 slices of a batch"),
+        ({"min_workers": 3, "num_workers": 2}, "min_workers: 3 is more than num_workers, 2"),
+        ({"unfreeze_at": 3}, "unfreeze_at: 3 is not allowed without freeze_body"),
         ({"model": "small"}, "small sees single frames: add a head, such as small+gru"),
         ({"model": "small+gur"}, "head 'gur' is not allowed: mean, lstm, gru, attention"),
         ({"optimizer": "adamax"}, "optimizer: 'adamax' is not allowed"),
@@ -457,6 +503,9 @@ def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, changes: dic
         ([{"CPU": 8, "GPU": 1}], {"num_workers": 2, "device": "cuda"}, "2 workers of 4 CPUs and a GPU each do not fit"),
         ([{"CPU": 2}], {"device": "cuda"}, "device: 'cuda' is not allowed: there is no GPU here"),
         ([{"CPU": 2}], {"precision": "bf16"}, "precision: 'bf16' is not allowed without a GPU"),
+        ([{"CPU": 2}], {"precision": "fp16"}, "precision: 'fp16' is not allowed without a GPU"),
+        ([{"CPU": 2}], {"num_workers": 4, "min_workers": 2}, (1, False)),
+        ([{"CPU": 1}], {"num_workers": 4, "min_workers": 2}, "min_workers: 2 workers of 1 CPU each do not fit here"),
     ],
 )
 def test_workers_share_out_the_cluster_or_a_sentence_says_why_not(
@@ -541,6 +590,17 @@ def test_two_workers_one_of_them_killed_give_the_curve_of_one(archive: Path, tmp
 
     spec, _ = load_spec(find_model(f"file:{clean}"))
     assert spec.labels == LABELS
+
+
+@pytest.mark.long
+def test_a_compiled_network_has_the_losses_of_one_that_is_not(archive: Path, output: Path) -> None:
+    run = config(archive, output, epochs=1, batch_size=4, slice_size=4, dropout=0.0)  # chance is another when compiled
+    data = prepared(run)
+    compiled = trained(run.model_copy(update={"compile": True}), data)
+    assert compiled.network._compiled_call_impl is not None
+    plain = trained(run, data)
+    assert np.allclose([row["loss"] for row in compiled.steps], [row["loss"] for row in plain.steps], rtol=1e-3)
+    assert compiled.kept.state_dict().keys() == plain.kept.state_dict().keys()
 
 
 @pytest.mark.long

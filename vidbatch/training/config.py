@@ -26,8 +26,8 @@ PUBLISHED: Final = re.compile(r"DEFAULT|IMAGENET\w+")
 
 NOT_IN_DIGEST: Final = frozenset(
     {
-        "inputs", "output", "num_workers", "cpus_per_worker", "device", "decode_workers", "cache", "cache_gb",
-        "checkpoint_steps", "max_failures", "decode_timeout_seconds", "decode_memory_mb",
+        "inputs", "output", "num_workers", "min_workers", "cpus_per_worker", "device", "decode_workers", "cache",
+        "cache_gb", "checkpoint_steps", "max_failures", "decode_timeout_seconds", "decode_memory_mb", "tensorboard",
     }
 )  # fmt: skip
 """Settings that a run may be continued with other values of: they change no result, or by rounding only."""
@@ -63,6 +63,7 @@ class TrainConfig(RunSettings):
         "name under which torchvision publishes them (IMAGENET1K_V1, DEFAULT).",
     )
     freeze_body: bool = Field(False, description="Train the head only.")
+    unfreeze_at: int | None = Field(None, ge=1, description="After so many epochs a frozen body is trained, too.")
 
     # --- windows and frames
     num_frames: int = Field(16, ge=1, le=1024, description="Frames in a window.")
@@ -114,15 +115,22 @@ class TrainConfig(RunSettings):
     monitor: Literal["loss", "accuracy"] = Field("loss", description="What says which epoch is the best.")
     patience: int | None = Field(None, ge=1, description="Stop after so many epochs without an improvement.")
     seed: int = Field(0, ge=0, description="All that is left to chance follows from it.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of the network's sums; bf16 on GPUs only.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Of the network's sums; bf16 and fp16 (with scaled losses) on GPUs only."
+    )
+    compile: bool = Field(False, description="Let torch compile the network: slower to start, then faster on GPUs.")
 
     # --- machines
     num_workers: int = Field(1, ge=1, le=4096, description="Processes that train together, one a GPU if there are.")
+    min_workers: int | None = Field(
+        None, ge=1, description="Start, and go on without lost nodes, with as few; with all when there is room again."
+    )
     cpus_per_worker: int | None = Field(None, ge=1, description="CPUs each uses; default: its share of the cluster's.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model is trained.")
     decode_workers: int = Field(1, ge=1, le=256, description="Decoding processes of each worker.")
     cache: str | None = Field(None, description="Local folder of decoded windows; default: one of the system's.")
     cache_gb: float = Field(16.0, ge=0, description="What the cache of a machine may take; 0: none.")
+    tensorboard: bool = Field(False, description="Also write the curves for TensorBoard, to training/tensorboard.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Also a checkpoint every N steps, not epochs only.")
     max_failures: int = Field(3, ge=0, description="Lost workers or nodes after which a run gives up.")
     decode_timeout_seconds: float = Field(300.0, gt=0, description="A video that decodes longer is left out.")
@@ -173,6 +181,10 @@ class TrainConfig(RunSettings):
                 f"num_workers: {self.num_workers} workers cannot share out {self.batch_size // self.slice_size} slices "
                 "of a batch: take a larger batch_size or a smaller slice_size"
             )
+        if self.unfreeze_at is not None and not self.freeze_body:
+            raise ValueError(f"unfreeze_at: {self.unfreeze_at} is not allowed without freeze_body")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers: {self.min_workers} is more than num_workers, {self.num_workers}")
         try:
             _ = self.video
         except ValidationError as error:  # a sentence of one of its parts, instead of a list of them
@@ -216,6 +228,11 @@ class TrainConfig(RunSettings):
         """The settings that listing and decoding share with `label`."""
         names = ("inputs", "output", "decode_timeout_seconds", "decode_memory_mb")
         return LabelConfig.model_validate({name: getattr(self, name) for name in names})
+
+    @property
+    def fewest_workers(self) -> int:
+        """With fewer the run waits."""
+        return self.num_workers if self.min_workers is None else self.min_workers
 
     @property
     def digest(self) -> str:

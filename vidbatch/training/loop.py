@@ -38,13 +38,15 @@ from vidbatch.epochs import (
 )
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.loader import Loader, Slice, Wanted
-from vidbatch.training.optimise import Schedule, make_average, make_network, make_optimizer
+from vidbatch.training.optimise import Schedule, held_weights, make_average, make_network, make_optimizer
 from vidbatch.training.videos import TrainingSet
 from vidbatch.transforms import InputTransform, to_float
 from vidbatch.window_networks import tensors_of
 from vidbatch.windows import Keys, Windows, random_bits
 
 STATE_VERSION: Final = 1
+FIRST_SCALE: Final = 4096.0
+"""Of losses in fp16; lower than torch's own, because gradients here are sums over a batch until a step is made."""
 State = dict[str, Any]
 Report = Callable[[dict[str, Any], Callable[[], State]], None]
 """Told of finished steps and epochs: the numbers, and what gives the state for a checkpoint of this moment."""
@@ -96,8 +98,12 @@ class Loop:
         self._steps_per_epoch = num_batches(len(self._order(0).rows), config.batch_size)
         self.optimizer = make_optimizer(self.network, config)
         self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self._held = held_weights(self.optimizer, config)
+        self._scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16")
         self._schedule = Schedule(self.optimizer, config, steps_per_epoch=self._steps_per_epoch)
         self.average = make_average(self.network, config)
+        if config.compile:
+            self.network.compile()  # in place, and after the average was copied from it
         self._augment = Augmenter(config.augment, data.labels)
         self._prepare = InputTransform(config.video.inputs, config.mean, config.std).to(device)
         self._class_weights: Tensor | None = None
@@ -123,6 +129,7 @@ class Loop:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "best": dict(self.best),
             "steps": list(self.steps),
@@ -137,6 +144,7 @@ class Loop:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.best, self.steps, self.epochs = state["best"], state["steps"], state["epochs"]
@@ -252,7 +260,7 @@ class Loop:
             others = self._losses(logits, changed.classes[changed.partner])
             losses = changed.share * losses + (1 - changed.share) * others
         total = losses.sum() * (1.0 if counts else 0.0)
-        total.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if not counts:
             return torch.zeros(3, dtype=torch.float64), []
         right = (logits.detach().argmax(1) == changed.classes).sum()
@@ -264,7 +272,8 @@ class Loop:
 
     def _logits(self, network: nn.Module, images: Tensor, is_real: Tensor) -> Tensor:
         inputs = self._prepare(images)
-        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        short = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        with torch.autocast(self.worker.device.type, short, enabled=short is not None):
             logits: Tensor = network(inputs.images, is_real, inputs.features)
         return logits.float()
 
@@ -281,15 +290,20 @@ class Loop:
         """Let the optimizer use the gradients of the batch; says what is wrong if they are no numbers."""
         loss_sum, num_windows, num_right = self._summed(sums).tolist()
         count = max(1.0, num_windows)
+        self._scaler.unscale_(self.optimizer)
+        for weight in self._held if self.epoch < (self.config.unfreeze_at or 0) else ():
+            weight.grad = None
         for weight in self._weights:
             if weight.grad is not None:
                 weight.grad.mul_(self.worker.num_ranks / count)  # DDP has divided the sum by the workers
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
         norm = float(nn.utils.clip_grad_norm_(self._weights, limit))
         batch = order.batch(k, self.config.batch_size)
-        if not math.isfinite(loss_sum) or not math.isfinite(norm):
+        # The scaler leaves out a step whose gradients were too large for fp16, and takes a smaller scale.
+        if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self._scaler.is_enabled()):
             return self._divergence(loss_sum, suspects, batch)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self.network)

@@ -44,7 +44,7 @@ def make_network(config: TrainConfig, num_classes: int, weights: bytes | None = 
         where = config.start_from or "start_from"
         state = read_weights(video.network.network, weights, config.frame, where)
         start_from(network, state, video.inputs, where)
-    set_frozen(network, config.freeze_body)
+    set_frozen(network, config.freeze_body and config.unfreeze_at is None)
     return network
 
 
@@ -59,6 +59,17 @@ def make_optimizer(network: WindowNetwork, config: TrainConfig) -> Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum)
     return (torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW)(groups)
+
+
+def held_weights(optimizer: Optimizer, config: TrainConfig) -> list[nn.Parameter]:
+    """Weights of the body, if it is to be trained later only: until then their gradients are thrown away.
+
+    Not by `requires_grad`: DistributedDataParallel shares the gradients of the weights that had it at the beginning.
+    """
+    if config.unfreeze_at is None:
+        return []
+    groups = [group for group in optimizer.param_groups if group["name"].startswith("body")]
+    return [weight for group in groups for weight in group["params"]]
 
 
 class Schedule:

@@ -153,15 +153,16 @@ def find_places(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> Pl
     num_gpus = sum(node.get("GPU", 0) for node in nodes)
     check_device(config.device, num_gpus=num_gpus)
     on_gpu = config.device != "cpu" and num_gpus > 0
-    if config.precision == "bf16" and not on_gpu:
-        raise ConfigError("precision: 'bf16' is not allowed without a GPU; allowed: fp32")
+    if config.precision != "fp32" and not on_gpu:
+        raise ConfigError(f"precision: {config.precision!r} is not allowed without a GPU; allowed: fp32")
     cpus = config.cpus_per_worker or _cpus_per_worker(config.num_workers, nodes)
     room = sum(int(node.get("CPU", 0)) // cpus for node in nodes)
     if on_gpu:
         room = sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0))) for node in nodes)
-    if room < config.num_workers:
+    if room < config.fewest_workers:
+        name = "num_workers" if config.min_workers is None else "min_workers"
         each = f"{cpus} CPU{'s' if cpus > 1 else ''}{' and a GPU' if on_gpu else ''}"
-        raise ConfigError(f"num_workers: {config.num_workers} workers of {each} each do not fit here; allowed: {room}")
+        raise ConfigError(f"{name}: {config.fewest_workers} workers of {each} each do not fit here; allowed: {room}")
     return Places(cpus, on_gpu)
 
 
@@ -212,7 +213,7 @@ def _fit(
 
     resources = {"CPU": places.cpus} | ({"GPU": 1} if places.on_gpu else {})
     place, filesystem = _storage_of(config.output)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board = ray.remote(Board).options(num_cpus=0, max_restarts=-1).remote()  # it may be on a node that is lost
     trainer = _trainer_class()(
         train_worker,
         train_loop_config={
@@ -223,7 +224,9 @@ def _fit(
             "num_threads": places.cpus,
         },
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=places.on_gpu, resources_per_worker=resources
+            num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
+            use_gpu=places.on_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="checkpoints",

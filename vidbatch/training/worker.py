@@ -3,6 +3,7 @@
 <output>/model.safetensors, config.json   the bundle: weights of the best epoch so far
 <output>/training/steps.parquet           a row a step: loss, learning rate, gradient norm, hash of the window ids
 <output>/training/epochs.parquet          a row an epoch: losses and accuracies
+<output>/training/tensorboard/            both, if wanted, for TensorBoard
 <output>/checkpoints/                     Ray Train's: what a run goes on from
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -108,9 +111,14 @@ class Keeper:
 
     def write_curves(self) -> None:
         """Write the tables of steps and epochs."""
-        if self._is_first:
-            for name, rows in (("steps", self._loop.steps), ("epochs", self._loop.epochs)):
-                put_table(self._loop.config.output, name, pa.Table.from_pylist(rows))
+        if not self._is_first:
+            return
+        output = self._loop.config.output
+        for name, rows in (("steps", self._loop.steps), ("epochs", self._loop.epochs)):
+            put_table(output, name, pa.Table.from_pylist(rows))
+        if self._loop.config.tensorboard:
+            place = storage.join(output, "training", "tensorboard", "events.out.tfevents.0.vidbatch")
+            storage.put(place, tensorboard_events(self._loop.steps, self._loop.epochs))
 
     def _show(self, numbers: dict[str, Any], *, at_once: bool) -> None:
         if self._is_first and self._board is not None:
@@ -124,6 +132,21 @@ def put_table(output: str, name: str, table: pa.Table) -> None:
     """Write <output>/training/<name>.parquet; one without a column is left out."""
     if table.num_columns:
         storage.put(storage.join(output, "training", f"{name}.parquet"), encode_parquet(table))
+
+
+def tensorboard_events(steps: Sequence[dict[str, Any]], epochs: Sequence[dict[str, Any]]) -> bytes:
+    """An event file of all curves: written anew each time, because a run that goes on must not tell a step twice."""
+    from tensorboardX import SummaryWriter  # Ray Train brings it along
+
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            for kind, rows in (("steps", steps), ("epochs", epochs)):
+                for row in rows:
+                    for name, value in row.items():
+                        if name not in ("step", "epoch") and isinstance(value, int | float):
+                            writer.add_scalar(f"{kind}/{name}", value, row["step"])
+        (place,) = Path(folder).iterdir()
+        return place.read_bytes()
 
 
 def bundle_config(config: TrainConfig, data: TrainingSet) -> BundleConfig:
