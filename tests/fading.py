@@ -16,8 +16,8 @@ from vidbatch.training.config import TrainConfig, load_train_config
 LABELS = ("brighter", "darker")
 
 
-def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps: int = 8) -> None:
-    """A video of 64 x 48 pixels of which only the order of frames says the label."""
+def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps: int = 8, levels: float = 6) -> None:
+    """A video of 64 x 48 pixels that fades by so many levels a frame: only the order of frames says the label."""
     chance = np.random.default_rng(seed)
     texture = np.kron(chance.integers(40, 200, (6, 8)), np.ones((8, 8)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps:
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(num_frames):
-            change = 6 * (number - num_frames / 2)
+            change = levels * (number - num_frames / 2)
             picture = (texture + (change if label == "brighter" else -change)).clip(0, 255).astype(np.uint8)
             out.mux(stream.encode(VideoFrame.from_ndarray(np.stack([picture] * 3, 2), format="rgb24")))
         out.mux(stream.encode(None))
@@ -38,6 +38,17 @@ def make_archive(folder: Path, *, per_class: int = 12, labels: Sequence[str] = L
         for at, label in enumerate(labels):
             make_fading(folder / label / f"{number:02d}.mp4", label, seed=100 * at + number)
     return folder
+
+
+def make_speeds(folder: Path, *, num_videos: int = 24) -> Path:
+    """A manifest whose labels are numbers: the levels by which a video becomes brighter from frame to frame."""
+    lines = ["url,levels,split"]
+    for number in range(num_videos):
+        levels = 16 * number / (num_videos - 1) - 8
+        make_fading(folder / f"{number:02d}.mp4", LABELS[0], seed=number, levels=levels)
+        lines.append(f"{number:02d}.mp4,{levels:.3f},{'validation' if number % 4 == 1 else 'train'}")
+    (folder / "speeds.csv").write_text("\n".join(lines) + "\n")
+    return folder / "speeds.csv"
 
 
 def settings(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:

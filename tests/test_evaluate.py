@@ -38,6 +38,19 @@ def test_the_numbers_are_those_worked_out_by_hand() -> None:
     assert found["calibration_error"] == pytest.approx((0.2 + 0.6 + 0.3 + 0.1) / 4), "each in a bin of its own"
 
 
+def test_errors_of_numbers_are_those_worked_out_by_hand() -> None:
+    pytest.importorskip("sklearn", reason="vidbatch[evaluate] is not installed")
+    from vidbatch.evaluation.scores import errors_of
+
+    found = errors_of(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 6.0]))
+    assert found == {
+        "count": 3,
+        "mean_absolute_error": 1.0,
+        "root_mean_squared_error": pytest.approx(3**0.5),
+        "r2": pytest.approx(1 - 9 / 2),
+    }
+
+
 def test_certainty_that_is_right_as_often_as_it_says_is_no_error() -> None:
     pytest.importorskip("sklearn", reason="vidbatch[evaluate] is not installed")
     from vidbatch.evaluation.scores import calibration_error

@@ -24,12 +24,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
-from fading import LABELS, config, make_archive, make_fading, settings
+from fading import LABELS, config, make_archive, make_fading, make_speeds, settings
 from runs import VIDBATCH, heed_ctrl_c
 from servers import MotoServer
 
 import vidbatch
 from vidbatch import storage
+from vidbatch.bundles import save_bundle
 from vidbatch.config import LabelConfig
 from vidbatch.decode import window_job
 from vidbatch.decoding.window_clips import decode_windows
@@ -42,6 +43,8 @@ from vidbatch.training.loop import FIRST_SCALE, Loop
 from vidbatch.training.optimise import Schedule, make_network
 from vidbatch.training.run import conclude, find_places, read_weights
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
+from vidbatch.training.worker import bundle_config, tensorboard_events
+from vidbatch.window_networks import build_windows
 from vidbatch.windows import window_dtype
 
 Rows = list[dict[str, Any]]
@@ -197,11 +200,43 @@ def test_scaled_losses_of_fp16_train_as_those_of_fp32(archive: Path, output: Pat
     assert losses[0] != losses[1]
 
 
+def speeds(manifest: Path, output: Path) -> TrainConfig:
+    changes = {"task": "regression", "label_column": "levels", "model": "small+mean", "epochs": 14, "dropout": 0.0}
+    return config(manifest, output, **changes)
+
+
+def test_a_number_is_learnt_and_told_in_its_own_unit(tmp_path: Path) -> None:
+    run = speeds(make_speeds(tmp_path / "videos"), tmp_path / "output")
+    data = prepared(run)
+    loop = trained(run, data)
+    assert data.target is not None
+    assert data.target.std > 3
+    assert loop.epochs[-1]["validation_mean_error"] < data.target.std / 2
+    save_bundle(tmp_path / "model", loop.kept.state_dict(), bundle_config(run, data))
+    spec, weights = load_spec(find_model(f"file:{tmp_path / 'model'}"))
+    assert spec.labels == ("levels",)
+    assert spec.video is not None
+    windows = data.validation
+    loader = Loader(run)
+    columns = zip(windows.video, windows.centred(), windows.num_real.tolist(), strict=True)
+    (found,) = loader.slices([(0, [Wanted(data.listed.clips[at], times, real) for at, times, real in columns])])
+    loader.close()
+    told, _ = build_windows(spec, spec.video, weights, "cpu", num_threads=1)(found.windows)
+    assert data.listed.targets is not None
+    errors = np.abs(told[:, 0].numpy() - data.listed.targets[windows.video])
+    assert errors.mean() == pytest.approx(loop.epochs[-1]["validation_mean_error"], rel=1e-3)
+
+
+def test_a_label_that_is_no_number_is_a_sentence(tmp_path: Path) -> None:
+    manifest = make_speeds(tmp_path / "videos", num_videos=2)
+    manifest.write_text(manifest.read_text().replace("8.000", "fast"))
+    with pytest.raises(ConfigError, match=r"label '-?fast' is not a number, as a regression wants"):
+        find_videos(speeds(manifest, tmp_path / "output"))
+
+
 def test_the_curves_can_be_read_by_tensorboard() -> None:
     """Its records: a length, a checksum, a protocol buffer with the step and the value."""
     from tensorboardX.proto.event_pb2 import Event
-
-    from vidbatch.training.worker import tensorboard_events
 
     steps = [{"step": step, "epoch": 0, "loss": 0.5 * step, "windows_hash": "a"} for step in range(3)]
     content = io.BytesIO(tensorboard_events(steps, [{"epoch": 0, "step": 3, "accuracy": 0.75}]))
@@ -472,6 +507,8 @@ def test_a_class_of_which_nothing_can_be_read_is_one_sentence(archive: Path, tmp
         ({"batch_size": 9}, "batch_size: 9 is not a multiple of slice_size, 2"),
         ({"num_workers": 8}, "num_workers: 8 workers cannot share out 4 slices of a batch"),
         ({"min_workers": 3, "num_workers": 2}, "min_workers: 3 is more than num_workers, 2"),
+        ({"task": "regression", "balance": "weights"}, "balance: 'weights' is not allowed with task regression"),
+        ({"task": "regression", "labels": "a,b"}, "labels: ('a', 'b') is not allowed with task regression"),
         ({"unfreeze_at": 3}, "unfreeze_at: 3 is not allowed without freeze_body"),
         ({"model": "small"}, "small sees single frames: add a head, such as small+gru"),
         ({"model": "small+gur"}, "head 'gur' is not allowed: mean, lstm, gru, attention"),
@@ -590,6 +627,29 @@ def test_two_workers_one_of_them_killed_give_the_curve_of_one(archive: Path, tmp
 
     spec, _ = load_spec(find_model(f"file:{clean}"))
     assert spec.labels == LABELS
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.long
+def test_a_model_of_a_number_is_trained_evaluated_and_used(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="vidbatch[evaluate] is not installed")
+    manifest = make_speeds(tmp_path / "videos")
+    given = speeds(manifest, tmp_path / "model").model_dump(exclude={"inputs"}) | {"cpus_per_worker": 1}
+    result = vidbatch.train(manifest, **given)
+    assert result.metrics["validation_mean_error"] < 2.4
+    model = {"model": f"file:{tmp_path / 'model'}"}
+    asked = {"split": "validation", "label_column": "levels"}
+    found = vidbatch.evaluate(manifest, output=tmp_path / "evaluated", **model, **asked)
+    assert found.videos["mean_absolute_error"] < 2.4
+    assert found.videos["r2"] > 0.5
+    assert found.windows["count"] >= found.videos["count"] > 3
+    vidbatch.label(tmp_path / "videos", output=tmp_path / "labels", **model)
+    rows = vidbatch.tables(tmp_path / "labels").videos.to_arrow().to_pylist()
+    truth = dict(line.split(",")[:2] for line in manifest.read_text().splitlines()[1:])
+    assert {row["label"] for row in rows} == {"levels"}
+    errors = [abs(row["score"] - float(truth[Path(row["url"]).name])) for row in rows]
+    assert len(errors) == 24
+    assert np.mean(errors) < 2.4
 
 
 @pytest.mark.long

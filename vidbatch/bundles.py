@@ -35,6 +35,15 @@ _OF_FRAMES: Final[Format] = "vidbatch-bundle-1"
 _OF_WINDOWS: Final[Format] = "vidbatch-bundle-2"
 
 
+class TargetSpec(BaseModel):
+    """A number that a model tells, instead of classes: its one output * std + mean. The label is the number's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float = Field(allow_inf_nan=False)
+    std: float = Field(gt=0, allow_inf_nan=False)
+
+
 class WindowModel(BaseModel):
     """What is looked at in windows, and how: training and labelling do the same with it."""
 
@@ -43,6 +52,8 @@ class WindowModel(BaseModel):
     network: VideoSpec
     inputs: InputSpec = InputSpec.model_validate({})
     windows: WindowSpec
+    target: TargetSpec | None = None
+    """None: the model tells classes."""
 
     @field_validator("windows")
     @classmethod
@@ -102,6 +113,8 @@ class BundleConfig(BaseModel):
     def _size_fits(self) -> BundleConfig:
         if self.architecture == LITE0 and (self.height % 32 or self.width % 32):
             raise ValueError(f"height and width must be multiples of 32 for {LITE0}")
+        if self.video is not None and self.video.target is not None and len(self.labels or ()) != 1:
+            raise ValueError("a model that tells a number has one label, its name")
         if (self.video is not None) != (self.format == _OF_WINDOWS):
             raise ValueError(f"{self.format} has {'no' if self.video else 'a'} `video`")
         return self

@@ -16,7 +16,10 @@ from vidbatch import metrics, storage
 from vidbatch.evaluation.config import EvaluateConfig, load_evaluate_config
 from vidbatch.training.config import TrainConfig, load_train_config
 
-_SHOWN = ("accuracy", "top_5", "precision", "recall", "f1", "calibration_error")
+_SHOWN = (
+    *("accuracy", "top_5", "precision", "recall", "f1", "calibration_error"),
+    *("mean_absolute_error", "root_mean_squared_error", "r2"),
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,7 +122,9 @@ def evaluate(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **
         return
     for name, scores in (("videos", found.videos), ("windows", found.windows)):
         if scores["count"]:
-            numbers = ", ".join(f"{key.replace('_', ' ')} {scores[key]:.3f}" for key in _SHOWN)
+            numbers = ", ".join(
+                f"{key.replace('_', ' ')} {scores[key]:.3f}" for key in _SHOWN if scores.get(key) is not None
+            )
             click.echo(f"vidbatch: {scores['count']} {name}: {numbers}")
     for label, numbers in found.videos.get("by_class", {}).items():
         click.echo(f"  {label:<20} " + "  ".join(f"{key} {numbers[key]:.3f}" for key in ("precision", "recall", "f1")))

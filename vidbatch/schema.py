@@ -73,7 +73,7 @@ VIDEOS: Final = pa.schema(
         *HEADER,
         pa.field("num_frames_sampled", pa.int64(), nullable=False),
         pa.field("label", pa.string()),
-        pa.field("score", pa.float32()),  # 0..1, mean over the sampled frames
+        pa.field("score", pa.float32()),  # 0..1, or the number the model tells; mean over the sampled frames
         pa.field("top_k", TOP_K),
         pa.field("model", pa.string(), nullable=False),
         *PROVENANCE,

@@ -92,6 +92,7 @@ class NetworkOfWindows:
     ) -> None:
         self.labels = labels
         self.device = device
+        self._target = video.target
         self.dtype = window_dtype(video.windows.num_frames, frame.height, frame.width)
         self._module = module.eval().to(device)
         self._prepare = InputTransform(video.inputs, mean, std).to(device)
@@ -104,6 +105,7 @@ class NetworkOfWindows:
     def __call__(self, windows: Any, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x K, rows sum to 1) and embeddings (float32, N x D) of windows in memory.
 
+        Of a model that tells a number (N x 1), that number.
         Args: `is_wide` lets the call use all threads; else it takes one.
         """
         if self.device.type != "cpu":
@@ -116,9 +118,12 @@ class NetworkOfWindows:
     @torch.inference_mode()
     def _run(self, windows: Any) -> tuple[Tensor, Tensor]:
         frames, is_real = tensors_of(windows, self.device)
-        images, features = self._prepare(to_float(frames))
-        logits = self._module(images, is_real, features)
-        return logits.float().softmax(1), cast(Tensor, self._of_thread.features).float()
+        inputs = self._prepare(to_float(frames))
+        logits = self._module(inputs.images, is_real, inputs.features)
+        features = cast(Tensor, self._of_thread.features).float()
+        if self._target is not None:
+            return logits.float() * self._target.std + self._target.mean, features
+        return logits.float().softmax(1), features
 
     def _keep(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0]

@@ -47,7 +47,8 @@ def curves_chart(steps: Sequence[dict[str, Any]], epochs: Sequence[dict[str, Any
     ends = [row["step"] for row in epochs]
     if epochs and "validation_loss" in epochs[0]:
         losses.plot(ends, [row["validation_loss"] for row in epochs], "o-", label="validation loss")
-        losses.plot(ends, [row["validation_accuracy"] for row in epochs], "s--", label="validation accuracy")
+        if "validation_accuracy" in epochs[0]:
+            losses.plot(ends, [row["validation_accuracy"] for row in epochs], "s--", label="validation accuracy")
     losses.legend()
     rates.plot([row["step"] for row in steps], [row["learning_rate"] for row in steps])
     rates.set_ylabel("learning rate")

@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 from vidbatch import models, pipeline, storage
 from vidbatch.errors import ConfigError
 from vidbatch.evaluation.config import EvaluateConfig
-from vidbatch.evaluation.scores import scores_of
+from vidbatch.evaluation.scores import errors_of, scores_of
 from vidbatch.metrics import Progress
 from vidbatch.publish import encode_parquet
 from vidbatch.training.run import RECORD
-from vidbatch.training.videos import LeftOut, list_labelled
-from vidbatch.windows import Ints, Labelled, assign_splits, classes_of
+from vidbatch.training.videos import LeftOut, list_labelled, targets_of
+from vidbatch.windows import Labelled, assign_splits, classes_of
 
 MOST_CLASSES: Final = 100
 Rows = list[dict[str, Any]]
@@ -43,7 +43,8 @@ class Evaluation:
     model: str
     labels: tuple[str, ...]
     videos: dict[str, Any]
-    """scores.scores_of over videos: probabilities are the mean over a video's windows or frames."""
+    """scores.scores_of over videos: probabilities are the mean over a video's windows or frames. Of a model that tells
+    a number scores.errors_of."""
     windows: dict[str, Any]
     """The same over windows, or over frames for models of single frames."""
     failed: dict[str, str] = field(repr=False)
@@ -62,12 +63,13 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     if len(labels) > MOST_CLASSES:
         raise ConfigError(f"model: {reference.name!r} has {len(labels)} classes; evaluate takes {MOST_CLASSES}")
     videos, left_out = _videos_of_split(with_split_of_training(config))
-    _, classes = classes_of(videos, labels)
+    tells_number = reference.video is not None and reference.video.target is not None
+    truths: list[Any] = targets_of(videos).tolist() if tells_number else _classes_of(videos, labels)
     place = storage.join(config.output, "videos.parquet")
     _put_table(place, [{"url": video.url, "member": video.member, "label": video.label} for video in videos])
     result = pipeline.label(config.label_settings(place, output=storage.join(config.output, "labels")), progress)
-    said = _rows_of(result.videos.to_arrow(), videos, classes, labels)
-    windows = _rows_of(result.frames.to_arrow(), videos, classes, labels)
+    said = _rows_of(result.videos.to_arrow(), videos, truths, labels)
+    windows = _rows_of(result.frames.to_arrow(), videos, truths, labels)
     _put_table(storage.join(config.output, "evaluate.parquet"), said)
     _put_table(storage.join(config.output, "windows.parquet"), windows)
     evaluation = Evaluation(
@@ -110,8 +112,13 @@ def _videos_of_split(config: EvaluateConfig) -> tuple[list[Labelled], list[LeftO
     return chosen, left_out
 
 
-def _rows_of(table: pa.Table, videos: list[Labelled], classes: Ints, labels: tuple[str, ...]) -> Rows:
-    """The rows of a published table with the truth beside them, in order of videos and time."""
+def _classes_of(videos: list[Labelled], labels: tuple[str, ...]) -> list[Any]:
+    """What each video is, checked to be a label of the model."""
+    return [labels[number] for number in classes_of(videos, labels)[1]]
+
+
+def _rows_of(table: pa.Table, videos: list[Labelled], truths: list[Any], labels: tuple[str, ...]) -> Rows:
+    """The rows of a published table with the truth beside them (a label, or a number), in order of videos and time."""
     known = {(video.url, video.member): at for at, video in enumerate(videos)}
     rows: Rows = []
     for row in table.to_pylist():
@@ -120,13 +127,16 @@ def _rows_of(table: pa.Table, videos: list[Labelled], classes: Ints, labels: tup
             continue
         scores = {entry["label"]: entry["score"] for entry in row["top_k"] or ()}
         found = {name: row.get(name) for name in ("url", "member", "pts_seconds", "error_kind", "error_message")}
-        found |= {"truth": labels[int(classes[at])], "label": row["label"], "score": row["score"]}
-        found["probabilities"] = [scores.get(label, 0.0) for label in labels] if scores else None
+        found |= {"truth": truths[at], "label": row["label"], "score": row["score"]}
+        found["probabilities"] = [scores.get(label, 0.0) for label in labels] if scores and len(labels) > 1 else None
         rows.append(found)
     return sorted(rows, key=lambda row: (row["url"], row["member"] or "", row["pts_seconds"] or 0.0))
 
 
 def _scores(rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
+    if len(labels) == 1:  # the name of a number
+        answered = [row for row in rows if row["score"] is not None]
+        return errors_of(*(np.array([row[name] for row in answered], np.float64) for name in ("truth", "score")))
     answered = [row for row in rows if row["probabilities"] is not None]
     truth = np.array([labels.index(row["truth"]) for row in answered], np.int64)
     probabilities = np.array([row["probabilities"] for row in answered], np.float64).reshape(-1, len(labels))
@@ -141,10 +151,11 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
 def _draw(config: EvaluateConfig, evaluation: Evaluation, said: Rows, windows: Rows) -> None:
     from vidbatch.evaluation import charts
 
-    if evaluation.videos["count"]:
+    if "confusion" in evaluation.videos:
         picture = charts.confusion_chart(evaluation.videos["confusion"], evaluation.labels)
         storage.put(storage.join(config.output, "confusion.png"), picture)
     wrong = [row for row in said if row["label"] not in (None, row["truth"]) and row["member"] is None]
+    wrong = wrong if len(evaluation.labels) > 1 else []  # numbers are never quite right
     for row in wrong:
         seconds = sorted({w["pts_seconds"] for w in windows if w["url"] == row["url"]})
         step = max(1, len(seconds) // charts.FRAMES_OF_A_MISTAKE)
@@ -174,5 +185,7 @@ def _read_beside(model: str, *name: str) -> bytes:
 def _put_table(place: str, rows: Rows) -> None:
     kinds = {"pts_seconds": pa.float64(), "score": pa.float32(), "probabilities": pa.list_(pa.float32())}
     names = list(rows[0]) if rows else []
+    if rows and isinstance(rows[0].get("truth"), float):
+        kinds["truth"] = pa.float64()
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     storage.put(place, encode_parquet(pa.Table.from_pylist(rows, schema)))

@@ -1,6 +1,6 @@
 """Class numbers and probabilities in; accuracy, precision, recall, F1, confusion and calibration out, by scikit-learn.
 
-N rows (videos or windows), K classes.
+Of models that tell a number: numbers in, errors out. N rows (videos or windows), K classes.
 """
 
 from __future__ import annotations
@@ -41,6 +41,23 @@ def scores_of(truth: Ints, probabilities: Floats, labels: Sequence[str]) -> dict
             for number, label in enumerate(labels)
         },
         "confusion": metrics.confusion_matrix(truth, said, labels=numbers).tolist(),
+    }
+
+
+def errors_of(truth: Floats, said: Floats) -> dict[str, Any]:
+    """Numbers for JSON: mean absolute error and root mean squared error in the target's unit, and R².
+
+    R², the share of the variance that is explained, is None for fewer than two rows. Args: float64 (N,).
+    """
+    from sklearn import metrics
+
+    if not len(truth):
+        return {"count": 0}
+    return {
+        "count": len(truth),
+        "mean_absolute_error": float(metrics.mean_absolute_error(truth, said)),
+        "root_mean_squared_error": float(metrics.root_mean_squared_error(truth, said)),
+        "r2": float(metrics.r2_score(truth, said)) if len(truth) > 1 else None,
     }
 
 

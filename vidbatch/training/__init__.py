@@ -2,5 +2,6 @@
 
 config.py  what a user can set    videos.py  which videos, labels, splits and windows
 loader.py  windows -> memory      optimise.py  network, optimizer, schedule, averages
-loop.py    steps and epochs       worker.py, run.py  the same on Ray's workers, with checkpoints
+losses.py  outputs -> losses      loop.py  steps and epochs
+worker.py, run.py  the same on Ray's workers, with checkpoints
 """

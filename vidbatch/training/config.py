@@ -44,6 +44,9 @@ class TrainConfig(RunSettings):
     )
     output: str = Field(min_length=1, description="Directory or s3:// prefix of the bundle, curves and checkpoints.")
     labels: tuple[str, ...] | None = Field(None, description="The classes, in order; default: all found, sorted.")
+    task: Literal["classes", "regression"] = Field(
+        "classes", description="regression: labels are numbers, and what is trained is their mean squared error."
+    )
     label_column: str = Field("label", min_length=1, description="Column (or key of the .json) that is the label.")
     min_score: float = Field(0.0, ge=0, le=1, description="Leave rows with a lower `score` out (pseudo-labels).")
     train_share: float = Field(0.8, ge=0, le=1, description="Share of the videos to train with, chosen by hash.")
@@ -181,6 +184,9 @@ class TrainConfig(RunSettings):
                 f"num_workers: {self.num_workers} workers cannot share out {self.batch_size // self.slice_size} slices "
                 "of a batch: take a larger batch_size or a smaller slice_size"
             )
+        for name in ("labels", "balance", "label_smoothing", "monitor") if self.task == "regression" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not allowed with task regression")
         if self.unfreeze_at is not None and not self.freeze_body:
             raise ValueError(f"unfreeze_at: {self.unfreeze_at} is not allowed without freeze_body")
         if self.min_workers is not None and self.min_workers > self.num_workers:
@@ -239,6 +245,11 @@ class TrainConfig(RunSettings):
         """16 hex digits over all settings that change the result, videos not among them."""
         settings = self.model_dump(mode="json", exclude=set(NOT_IN_DIGEST))
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def score_name(self) -> str:
+        """Of the number beside the loss: the mean absolute error is in the target's unit."""
+        return "accuracy" if self.task == "classes" else "mean_error"
 
     def score_of(self, loss: float, accuracy: float) -> float:
         """What an epoch is judged by, the higher the better."""

@@ -2,6 +2,10 @@
 
 Decoded by the same function, in the same kind of child process, as videos that are labelled. What was decoded once
 is kept in a folder of a local disk, up to a bound: a file a window, named by all that its pixels depend on.
+
+Ray Data does not feed the workers: what Ray Train splits among them is one Dataset, run from its beginning in every
+epoch, whose blocks go to the worker that has the fewest rows (or, split equally, lose rows). An order of its own for
+each epoch, a fixed part of each batch for each rank, and going on at batch k after a kill cannot be had that way.
 """
 
 from __future__ import annotations

@@ -23,14 +23,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vidbatch.augment import Augmenter
 from vidbatch.epochs import (
     Order,
     balanced_order,
     batches,
-    class_weights,
     epoch_order,
     evaluation_rows,
     num_batches,
@@ -38,6 +36,7 @@ from vidbatch.epochs import (
 )
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.loader import Loader, Slice, Wanted
+from vidbatch.training.losses import Losses
 from vidbatch.training.optimise import Schedule, held_weights, make_average, make_network, make_optimizer
 from vidbatch.training.videos import TrainingSet
 from vidbatch.transforms import InputTransform, to_float
@@ -106,10 +105,7 @@ class Loop:
             self.network.compile()  # in place, and after the average was copied from it
         self._augment = Augmenter(config.augment, data.labels)
         self._prepare = InputTransform(config.video.inputs, config.mean, config.std).to(device)
-        self._class_weights: Tensor | None = None
-        if config.balance == "weights":
-            of_classes = class_weights(data.classes_of(data.train), len(data.labels))
-            self._class_weights = torch.from_numpy(of_classes).to(device, torch.float32)
+        self._losses = Losses(config, data, device)
         self._loader = Loader(config, share=self.worker.cache_share)
         self.epoch = self.k = self.step = 0
         self.steps: list[dict[str, Any]] = []
@@ -238,7 +234,7 @@ class Loop:
             yield
 
     def _slice(self, part: Slice[_Asked]) -> tuple[Tensor, list[str]]:
-        """Add a slice's gradients; [sum of losses, windows, right ones], and the videos whose loss is no number."""
+        """Add a slice's gradients; [sum of losses, windows, sum of scores], and the videos whose loss is no number."""
         asked, config = part.key, self.config
         good = [place for place in range(len(part.windows)) if place not in part.failures]
         for place, why in part.failures.items():
@@ -247,7 +243,8 @@ class Loop:
         good = good or [0]  # something has to go through the network, so that gradients are shared
         frames, is_real = tensors_of(part.windows[good], self.worker.device)
         rows, keys = asked.rows[good], asked.keys[good]
-        classes = torch.from_numpy(self.data.listed.classes[self.data.train.video[rows]]).to(self.worker.device)
+        videos = self.data.train.video[rows]
+        classes = torch.from_numpy(self.data.listed.classes[videos]).to(self.worker.device)
         num_real = part.windows["num_real"][good].astype(np.int64)
         changed = self._augment(
             to_float(frames), classes, keys, seed=config.seed, epoch=self.epoch, num_real=np.maximum(num_real, 1)
@@ -255,19 +252,20 @@ class Loop:
         seeds = random_bits(np.array([asked.number], np.uint64), seed=config.seed, epoch=self.step, purpose="dropout")
         torch.manual_seed(int(seeds[0]) % 2**63)
         logits = self._logits(self._shared, changed.images, is_real)
-        losses = self._losses(logits, changed.classes)
+        truth = self._losses.truth(videos, changed.classes)
+        losses = self._losses.to_train(logits, truth)
         if config.augment.mixup_alpha:
-            others = self._losses(logits, changed.classes[changed.partner])
+            others = self._losses.to_train(logits, truth[changed.partner])
             losses = changed.share * losses + (1 - changed.share) * others
         total = losses.sum() * (1.0 if counts else 0.0)
         self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if not counts:
             return torch.zeros(3, dtype=torch.float64), []
-        right = (logits.detach().argmax(1) == changed.classes).sum()
+        score = self._losses.scores(logits.detach(), truth).double().sum()
         names = [
             self._name(row) for row, is_number in zip(rows, losses.isfinite().tolist(), strict=True) if not is_number
         ]
-        sums = torch.stack([losses.detach().double().sum(), right.double()]).cpu()
+        sums = torch.stack([losses.detach().double().sum(), score]).cpu()
         return torch.stack([sums[0], torch.tensor(float(len(good)), dtype=torch.float64), sums[1]]), names
 
     def _logits(self, network: nn.Module, images: Tensor, is_real: Tensor) -> Tensor:
@@ -277,18 +275,9 @@ class Loop:
             logits: Tensor = network(inputs.images, is_real, inputs.features)
         return logits.float()
 
-    def _losses(self, logits: Tensor, classes: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            logits,
-            classes,
-            weight=self._class_weights,
-            label_smoothing=self.config.label_smoothing,
-            reduction="none",
-        )
-
     def _step(self, sums: Tensor, suspects: list[str], order: Order, k: int, began: float) -> str | None:
         """Let the optimizer use the gradients of the batch; says what is wrong if they are no numbers."""
-        loss_sum, num_windows, num_right = self._summed(sums).tolist()
+        loss_sum, num_windows, score_sum = self._summed(sums).tolist()
         count = max(1.0, num_windows)
         self._scaler.unscale_(self.optimizer)
         for weight in self._held if self.epoch < (self.config.unfreeze_at or 0) else ():
@@ -320,7 +309,7 @@ class Loop:
             }
         )
         self._schedule.after_step()
-        self._sums = [self._sums[0] + loss_sum, self._sums[1] + num_windows, self._sums[2] + num_right]
+        self._sums = [self._sums[0] + loss_sum, self._sums[1] + num_windows, self._sums[2] + score_sum]
         self.step += 1
         self.k = k + 1
         return None
@@ -338,11 +327,12 @@ class Loop:
 
     def _finish_epoch(self, on_best: Callable[[], None]) -> None:
         trained = _averages(self._sums)
-        numbers: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": trained[0], "accuracy": trained[1]}
+        name = self.config.score_name
+        numbers: dict[str, Any] = {"epoch": self.epoch, "step": self.step, "loss": trained[0], name: trained[1]}
         judged = trained
         if len(self.data.validation):
             judged = _averages(self._validate())
-            numbers |= {"validation_loss": judged[0], "validation_accuracy": judged[1]}
+            numbers |= {"validation_loss": judged[0], f"validation_{name}": judged[1]}
         score = self.config.score_of(*judged)
         for of_rank in self._gathered(self.failed):
             self.failed |= of_rank
@@ -357,7 +347,7 @@ class Loop:
 
     @torch.inference_mode()
     def _validate(self) -> list[float]:
-        """Sum of losses, windows and right ones over the validation windows of all workers."""
+        """Sum of losses, windows and sum of scores over the validation windows of all workers."""
         windows, size = self.data.validation, self.config.slice_size
         rows = evaluation_rows(windows.video, rank=self.worker.rank, num_ranks=self.worker.num_ranks)
         mine = windows.take(rows)
@@ -374,10 +364,11 @@ class Loop:
                 continue
             frames, is_real = tensors_of(part.windows[good], self.worker.device)
             logits = self._logits(network, to_float(frames), is_real)
-            truth = classes[part.key : part.key + size][good]
-            losses = functional.cross_entropy(logits, truth, reduction="none").double()
-            right = (logits.argmax(1) == truth).double()
-            sums += torch.stack([losses.sum(), torch.ones_like(losses).sum(), right.sum()]).cpu()
+            here = slice(part.key, part.key + size)
+            truth = self._losses.truth(mine.video[here][good], classes[here][good])
+            losses = self._losses.to_judge(logits, truth).double()
+            scores = self._losses.scores(logits, truth).double()
+            sums += torch.stack([losses.sum(), torch.ones_like(losses).sum(), scores.sum()]).cpu()
         found: list[float] = self._summed(sums).tolist()
         return found
 
@@ -406,5 +397,5 @@ class Loop:
 
 
 def _averages(sums: list[float]) -> tuple[float, float]:
-    """(loss, accuracy) of [sum of losses, windows, right ones]."""
+    """Mean loss and mean score of [sum of losses, windows, sum of scores]."""
     return sums[0] / max(1.0, sums[1]), sums[2] / max(1.0, sums[1])

@@ -41,7 +41,7 @@ class TrainResult:
     epochs: int
     best_epoch: int | None
     metrics: dict[str, float]
-    """Of the best epoch: loss and accuracy, of training and validation."""
+    """Of the best epoch: loss and accuracy (of a regression mean_error), of training and validation."""
     left_out: int
     """Videos that were not used: without a label, unreadable, too short."""
     num_failed: int
@@ -73,12 +73,14 @@ class Progress:
             rate = f"{numbers['windows_per_second']:,.0f} windows/s"
             self._shown.tell(f"{epoch}  step {done:,}/{total:,}  loss {numbers['loss']:.4f}  {rate}{left}")
             return
-        validated = ""
-        if "validation_loss" in numbers:
-            validated = (
-                f"  validation loss {numbers['validation_loss']:.4f}, accuracy {numbers['validation_accuracy']:.1%}"
-            )
-        self._shown.warn(f"{epoch}  loss {numbers['loss']:.4f}, accuracy {numbers['accuracy']:.1%}{validated}{left}")
+        validated = f"  validation {self._judged(numbers, 'validation_')}" if "validation_loss" in numbers else ""
+        self._shown.warn(f"{epoch}  {self._judged(numbers)}{validated}{left}")
+
+    def _judged(self, numbers: dict[str, Any], prefix: str = "") -> str:
+        name = self._config.score_name
+        score = numbers[prefix + name]
+        shown = f"{score:.1%}" if name == "accuracy" else f"{score:.4g}"
+        return f"loss {numbers[prefix + 'loss']:.4f}, {name.replace('_', ' ')} {shown}"
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -365,7 +367,7 @@ def _metrics_of_best(config: TrainConfig) -> dict[str, float]:
         return {}
     rows = pq.read_table(io.BytesIO(content)).to_pylist()
     best = rows[rows[-1]["best_epoch"] - 1]
-    names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+    names = [f"{prefix}{name}" for prefix in ("", "validation_") for name in ("loss", config.score_name)]
     return {name: best[name] for name in names if best.get(name) is not None}
 
 

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from vidbatch import source, storage
+from vidbatch.bundles import TargetSpec
 from vidbatch.config import LabelConfig
 from vidbatch.decode import Clip, window_job
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
@@ -25,6 +27,7 @@ from vidbatch.manifests import is_manifest
 from vidbatch.training.config import TrainConfig
 from vidbatch.windows import (
     Extent,
+    Floats,
     Ints,
     Labelled,
     Split,
@@ -59,6 +62,8 @@ class Listed:
     splits: list[Split] = field(repr=False)
     labels: tuple[str, ...]
     left_out: list[LeftOut]
+    targets: Floats | None = field(repr=False, default=None)
+    """Of a regression: the number that each label is; `labels` is then its name, and all are of that one class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,14 @@ class TrainingSet:
     def labels(self) -> tuple[str, ...]:
         """One a class, in the order of the last layer."""
         return self.listed.labels
+
+    @property
+    def target(self) -> TargetSpec | None:
+        """Mean and standard deviation of the targets of the windows to train with; None without targets."""
+        if self.listed.targets is None:
+            return None
+        of_windows = self.listed.targets[self.train.video]
+        return TargetSpec(mean=float(of_windows.mean()), std=float(of_windows.std()) or 1.0)
 
     def classes_of(self, windows: Windows) -> Ints:
         """Class number of each window."""
@@ -107,10 +120,29 @@ def find_videos(config: TrainConfig) -> Listed:
     to train with, contradictory splits.
     """
     clips, videos, left_out = list_labelled(config.decoding, config.label_column, config.min_score)
-    labels, classes = classes_of(videos, config.labels)
     splits = assign_splits(videos, config.shares, seed=config.seed)
+    targets = targets_of(videos) if config.task == "regression" else None
+    labels: tuple[str, ...] = (config.label_column,)
+    classes: Ints = np.zeros(len(videos), np.int64)
+    if targets is None:
+        labels, classes = classes_of(videos, config.labels)
     check_classes(labels, classes, splits)
-    return Listed(clips=clips, videos=videos, classes=classes, splits=splits, labels=labels, left_out=left_out)
+    return Listed(
+        clips=clips, videos=videos, classes=classes, splits=splits, labels=labels, left_out=left_out, targets=targets
+    )
+
+
+def targets_of(videos: Sequence[Labelled]) -> Floats:
+    """The numbers that labels are, float64 (n,). Raises ConfigError for a label that is none."""
+    numbers = []
+    for video in videos:
+        try:
+            numbers.append(float(video.label))
+        except ValueError:
+            raise ConfigError(f"{video.name}: label {video.label!r} is not a number, as a regression wants") from None
+    if not np.isfinite(numbers).all():
+        raise ConfigError("labels of a regression: all must be finite numbers")
+    return np.array(numbers, np.float64)
 
 
 def list_labelled(
@@ -225,7 +257,8 @@ def make_training_set(listed: Listed, facts: Iterable[dict[str, Any]], config: T
     for number, label in enumerate(listed.labels):
         if number not in present:
             reasons = dict(left_out)
-            why = next(f"{v.name}: {reasons[v.name]}" for v in listed.videos if v.label == label and v.name in reasons)
+            of_class = (v for v, its in zip(listed.videos, listed.classes, strict=True) if its == number)
+            why = next(f"{v.name}: {reasons[v.name]}" for v in of_class if v.name in reasons)
             raise ConfigError(f"labels: no video of class {label!r} can be used to train with; the first: {why}")
     return TrainingSet(
         listed=listed, train=train, validation=windows.of_split(listed.splits, "validation"), left_out=left_out

@@ -154,7 +154,7 @@ def bundle_config(config: TrainConfig, data: TrainingSet) -> BundleConfig:
     frame = config.frame
     return BundleConfig(
         architecture=config.video.network.name,
-        video=config.video,
+        video=config.video.model_copy(update={"target": data.target}),
         labels=data.labels,
         height=frame.height,
         width=frame.width,
