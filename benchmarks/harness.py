@@ -160,6 +160,50 @@ def run(
     )
 
 
+class Stopwatch:
+    """Wall and CPU seconds of a training loop from the end of its warm-up epochs, when nothing is decoded ahead."""
+
+    def __init__(self, warm_epochs: int) -> None:
+        self._warm_epochs = warm_epochs
+        self._epochs = self._windows = 0
+        self._began = self._from = self._to = (time.perf_counter(), tree_cpu_seconds())
+        self._first_step_seconds: float | None = None
+
+    def after_step(self, num_windows: int) -> None:
+        """Count the windows of a step."""
+        if self._first_step_seconds is None:
+            self._first_step_seconds = time.perf_counter() - self._began[0]
+        self._windows += num_windows
+
+    def after_epoch(self) -> None:
+        """Note the time."""
+        self._epochs += 1
+        self._to = (time.perf_counter(), tree_cpu_seconds())
+        if self._epochs == self._warm_epochs:
+            self._from, self._windows = self._to, 0
+
+    def report(self) -> dict[str, Any]:
+        """Seconds and windows after the warm-up; seconds from the beginning to the end of the first step."""
+        return {
+            "windows": self._windows,
+            "wall_seconds": self._to[0] - self._from[0],
+            "cpu_seconds": self._to[1] - self._from[1],
+            "first_step_seconds": self._first_step_seconds,
+        }
+
+
+def tree_cpu_seconds() -> float:
+    """CPU seconds of this process and of those it has started that live."""
+    import psutil
+
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def _adopt_orphans() -> None:
     """Make orphaned grandchildren (Ray's daemons) children of this process, so that none escapes the count."""
     pr_set_child_subreaper = 36

@@ -165,6 +165,28 @@ def camera_real(content: Content) -> Iterator[Line]:
         )
 
 
+def train(content: Content) -> Iterator[Line]:
+    """How fast training is beside plain PyTorch, and on two cores beside one."""
+    questions = {
+        "loop": ("training speed by CPU second over that of a plain PyTorch loop, windows decoded before", "≥ 0.95"),
+        "disk": ("training speed by CPU second over that of torch's DataLoader with torchcodec, from disk", "≥ 1.3"),
+        "cores": ("training speed on 2 cores over that on 1, decoding included", "≥ 1.7"),
+    }
+    for name, (question, wanted) in questions.items():
+        if name in content:
+            found = content[name]
+            measure = "windows_per_second" if name == "cores" else "windows_per_cpu_second"
+            first, second = (each[measure]["median"] for each in found["contenders"].values())
+            unit = "windows/s" if name == "cores" else "windows a CPU second"
+            yield question, f"**{_spread(found[f'{measure}_over'])}** ({first:.1f} and {second:.1f} {unit})", wanted
+    if "disk" in content:
+        seconds = [each["first_step_seconds"]["median"] for each in content["disk"]["contenders"].values()]
+        question = (
+            "seconds from the start of a training loop to its first step, and that of a DataLoader with torchcodec"
+        )
+        yield question, f"**{seconds[0]:.1f} s**, {seconds[1]:.1f} s", ""
+
+
 def _spread(found: Content) -> str:
     return f"{found['median']:.2f}× ({found['min']:.2f} to {found['max']:.2f})"
 
@@ -172,7 +194,18 @@ def _spread(found: Content) -> str:
 def render(folder: Path = RESULTS) -> str:
     """The table, with a line on the machine; empty where nothing was measured."""
     lines, machines = [], []
-    for benchmark in (chain, decode, threads, listing, decode_memory, s3_gets, scaling, camera_accuracy, camera_real):
+    for benchmark in (
+        chain,
+        decode,
+        threads,
+        train,
+        listing,
+        decode_memory,
+        s3_gets,
+        scaling,
+        camera_accuracy,
+        camera_real,
+    ):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():
             content = json.loads(path.read_text())
