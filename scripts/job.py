@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPES = ("label.py", "train.py")
+RECIPES = ("label.py", "enhance.py", "train.py")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "vidbatch")
 
 

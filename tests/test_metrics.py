@@ -18,7 +18,7 @@ from vidbatch.metrics import Progress, at_work, new_record, read_records
 def test_a_record_holds_no_password_and_no_signature_wherever_a_url_may_stand() -> None:
     url = "https://user:canary-1@host/w.pth?X-Amz-Signature=canary-2"
     config = load_config({"inputs": [url, "videos"], "output": "out", "model": f"resnet50@{url}"})
-    record = json.dumps(asdict(new_record("run", config, config_digest="0")))
+    record = json.dumps(asdict(new_record("run", config, model=config.model, config_digest="0")))
     assert "canary" not in record
     assert record.count("https://host/w.pth") == 3
 
@@ -26,7 +26,7 @@ def test_a_record_holds_no_password_and_no_signature_wherever_a_url_may_stand() 
 def test_runs_at_work_are_those_whose_record_was_refreshed_lately(tmp_path: Path) -> None:
     config = load_config({"inputs": "videos", "output": tmp_path})
     for name, state in (("a", "running"), ("b", "running"), ("c", "finished"), ("d", "running")):
-        record = new_record(name, config, config_digest="0")
+        record = new_record(name, config, model=config.model, config_digest="0")
         record.state = state
         record.save(str(tmp_path))
     assert at_work(str(tmp_path)) == ["a", "b", "d"]

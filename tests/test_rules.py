@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 import vidbatch
 from vidbatch import errors
 from vidbatch.config import LabelConfig
+from vidbatch.enhancing.config import EnhanceConfig
 from vidbatch.evaluation.config import EvaluateConfig
 from vidbatch.training.config import TrainConfig
 
@@ -63,13 +64,13 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
     },
     {"testing": ("testing",)},
     {"pipeline": ("pipeline", "plan", "blocks", "growth")},
-    {"training": ("training", "training.*")},
+    {"training": ("training", "training.*"), "enhancing": ("enhancing", "enhancing.*")},
     {"evaluation": ("evaluation", "evaluation.*")},
-    {"cli": ("cli", "cli_train")},
+    {"cli": ("cli", "cli_enhance", "cli_train")},
 ]
 MAY_IMPORT = {
-    "ray": {"source", "sink", "pipeline", "watch", "training"},
-    "av": {"decode", "testing"},
+    "ray": {"source", "sink", "pipeline", "watch", "training", "enhancing"},
+    "av": {"decode", "testing", "enhancing"},
     "torch": {"models", "classify", "yuv", "transforms", "training"},
     "torchvision": {"models", "transforms"},
     "timm": {"models"},
@@ -145,6 +146,7 @@ def test_heavy_libraries_are_imported_only_where_they_belong(module: str) -> Non
         ("vidbatch.video_spec", {"torch", "ray", "av"}),
         ("vidbatch.pipeline", {"torch"}),
         ("vidbatch.training.run", {"torch", "ray", "av"}),
+        ("vidbatch.enhancing.run", {"torch", "ray", "av"}),
     ],
 )
 def test_importing_a_module_does_not_load(module: str, never: set[str]) -> None:
@@ -188,10 +190,10 @@ def test_error_kinds_are_one_closed_list_with_a_sentence_each() -> None:
 
 
 def test_public_names_are_these() -> None:
-    assert sorted(vidbatch.__all__) == ["__version__", "evaluate", "label", "tables", "train"]
+    assert sorted(vidbatch.__all__) == ["__version__", "enhance", "evaluate", "label", "tables", "train"]
     for name in vidbatch.__all__:
         assert getattr(vidbatch, name) is not None
-    for function in (vidbatch.label, vidbatch.train, vidbatch.evaluate):
+    for function in (vidbatch.label, vidbatch.enhance, vidbatch.train, vidbatch.evaluate):
         assert list(inspect.signature(function).parameters) == ["inputs", "output", "settings"]
 
 
@@ -203,7 +205,7 @@ def test_every_setting_is_described_and_is_a_flag_or_a_bound() -> None:
     in_the_file_only = {"max_packets", "long_video_mb", "stage_seconds"}
     assert set(LabelConfig.model_fields) - flags == in_the_file_only
     assert all(field.description for field in LabelConfig.model_fields.values())
-    for name, settings in (("train", TrainConfig), ("evaluate", EvaluateConfig)):
+    for name, settings in (("enhance", EnhanceConfig), ("train", TrainConfig), ("evaluate", EvaluateConfig)):
         flags = {parameter.name for parameter in cli.commands[name].params}
         assert set(settings.model_fields) <= flags
         assert all(field.description for field in settings.model_fields.values())
@@ -304,7 +306,7 @@ def test_documented_commands_exist(document: str) -> None:
     text = (REPOSITORY / document).read_text()
     code = "\n".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"```(?:sh|console)?\n(.*?)```", text, re.DOTALL))
     assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= make_targets()
-    assert set(re.findall(r"\bvidbatch (label|plan|status|train|evaluate|[a-z]+)\b", code)) <= set(cli.commands)
+    assert set(re.findall(r"\bvidbatch (label|plan|status|enhance|train|evaluate|[a-z]+)\b", code)) <= set(cli.commands)
     for script in re.findall(r"python ((?:jobs|tests|scripts|benchmarks)/\w+\.py)", code):
         assert (REPOSITORY / script).is_file(), script
 

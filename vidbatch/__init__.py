@@ -11,13 +11,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidbatch.enhancing.run import EnhanceResult
     from vidbatch.evaluation.run import Evaluation
     from vidbatch.pipeline import LabelResult
     from vidbatch.results import LabelTables
     from vidbatch.training.run import TrainResult
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "label", "tables", "train"]
+__all__ = ["__version__", "enhance", "evaluate", "label", "tables", "train"]
 
 
 def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> LabelResult:
@@ -34,10 +35,22 @@ def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **set
 
 
 def tables(output: str | os.PathLike[str]) -> LabelTables:
-    """Open the published tables of an output: `.videos` and `.frames`, each as Arrow, pandas, Polars or DuckDB."""
+    """Open an output's published tables: `.videos`, `.frames`, `.enhanced`, each as Arrow, pandas, Polars, DuckDB."""
     from vidbatch.results import LabelTables
 
     return LabelTables(os.fspath(output))
+
+
+def enhance(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> EnhanceResult:
+    """Enhance videos, write them below `output`, and publish the table `enhanced` there.
+
+    Args: `inputs` are as for `label`; `settings` are the fields of `vidbatch.enhancing.config.EnhanceConfig` (steps,
+    denoise, codec, crf, ...). Raises ConfigError for a wrong setting, before anything starts.
+    """
+    from vidbatch.enhancing.config import load_enhance_config
+    from vidbatch.enhancing.run import enhance as run
+
+    return run(load_enhance_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))
 
 
 def train(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> TrainResult:

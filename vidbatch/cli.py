@@ -1,4 +1,4 @@
-"""The `vidbatch` command: label, plan, status, train, evaluate. Flags are fields of settings; all else is library.
+"""The `vidbatch` command: label, plan, status, enhance, train, evaluate. Flags are fields of settings.
 
 Exit codes: 0 done (also with failed videos, up to --max-failed-share), 1 too many failed or the run broke,
 2 a mistake in what was asked, 130 stopped by Ctrl-C or SIGTERM (run the same command again to go on).
@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from vidbatch import __version__, metrics, storage
+from vidbatch.cli_enhance import enhance
 from vidbatch.cli_train import evaluate, train
 from vidbatch.config import LabelConfig, load_config
 from vidbatch.errors import ConfigError, Stopped, VidbatchError
@@ -65,13 +66,14 @@ def _settings(command: F) -> F:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="vidbatch")
 def cli() -> None:
-    """Label video archives on Ray: object storage in, Parquet tables out.
+    """Label and enhance video archives on Ray: object storage in, Parquet tables and better-looking videos out.
 
     \b
     vidbatch label videos/ --output labels/                         a local folder
     vidbatch label s3://bucket/videos --output s3://bucket/labels   an S3 archive (AWS_* environment or profile)
     vidbatch plan  s3://bucket/videos --output s3://bucket/labels   what would be done, and its cost
     vidbatch status s3://bucket/labels                              what the runs did
+    vidbatch enhance videos/ --output better/ --steps denoise,colour  better-looking videos, and what changed
     vidbatch train labelled/ --output model/                        a model of one's own
     vidbatch evaluate labelled/ --output eval/ --model file:model   how right it is
 
@@ -142,6 +144,7 @@ def status(output: str, run_id: str | None, show_all: bool, as_json: bool) -> No
         click.echo(_status_line(record) if show_all else _status_page(record))
 
 
+cli.add_command(enhance)
 cli.add_command(train)
 cli.add_command(evaluate)
 
@@ -216,12 +219,19 @@ def _status_line(r: dict[str, Any]) -> str:
     return f"{r['run_id']}  {r['state']:<13}  {r['videos']:>8} videos  {r['by_status'].get('failed', 0):>6} failed"
 
 
+def _how(r: dict[str, Any]) -> str:
+    """What was done: by a model to a sample, or in steps to every frame."""
+    if "sampling" in r["config"]:
+        return f"model    {r['model']}, sampling {r['config']['sampling']}"
+    return f"steps    {r['model']}"
+
+
 def _status_page(r: dict[str, Any]) -> str:
     work = max(r["wall_seconds"].get("work") or r["wall_seconds"].get("total", 0.0), 1e-9)
     lines = [
         f"run      {r['run_id']}  {r['state']}  {r['message']}".rstrip(),
         f"started  {r['started_at']}, updated {r['updated_at']}",
-        f"model    {r['model']}, sampling {r['config']['sampling']}, config {r['config_digest']}",
+        f"{_how(r)}, config {r['config_digest']}",
         f"videos   {r['videos']}: " + ", ".join(f"{n} {s}" for s, n in sorted(r["by_status"].items())),
         f"frames   {r['frames']} ({r['frames'] / work:.1f}/s)",
     ]
@@ -235,6 +245,7 @@ def _status_page(r: dict[str, Any]) -> str:
             else ""
         )
         rest = ", ".join(f"{n} {name}" for name, n in figures.items() if name not in ("cpu_seconds", "busy_seconds"))
-        lines.append(f"stage    {stage}: {figures['cpu_seconds']:.1f} CPU s{share}; {rest}")
+        used = f"{figures['cpu_seconds']:.1f} CPU s" if "cpu_seconds" in figures else f"{busy:.1f} s"
+        lines.append(f"stage    {stage}: {used}{share}; {rest}")
     lines.append("seconds  " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in r["wall_seconds"].items()))
     return "\n".join(lines)

@@ -16,6 +16,12 @@ from vidbatch import metrics, storage
 from vidbatch.evaluation.config import EvaluateConfig, load_evaluate_config
 from vidbatch.training.config import TrainConfig, load_train_config
 
+_SHORT = {
+    "decode_timeout_seconds": "decode-timeout",
+    "decode_memory_mb": "decode-memory",
+    "max_duration_seconds": "max-duration",
+}
+"""Flags that are not called as their setting; the same as those of `label`."""
 _SHOWN = (
     *("accuracy", "top_5", "precision", "recall", "f1", "calibration_error"),
     *("mean_absolute_error", "root_mean_squared_error", "r2"),
@@ -24,7 +30,7 @@ _SHOWN = (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _settings(settings: type[BaseModel]) -> Callable[[F], F]:
+def settings_flags(settings: type[BaseModel]) -> Callable[[F], F]:
     """Add INPUT..., one option a setting with its description and default as help, --config and --json."""
 
     def add(command: F) -> F:
@@ -41,14 +47,14 @@ def _settings(settings: type[BaseModel]) -> Callable[[F], F]:
 
 
 def _names(name: str, field: FieldInfo) -> tuple[str, str]:
-    flag = "--" + name.replace("_", "-")
+    flag = "--" + _SHORT.get(name, name.replace("_", "-"))
     if field.annotation is bool:
         return (f"{flag}/--no-{flag[2:]}" if field.default else flag), name
     return flag, name
 
 
 def _kind(field: FieldInfo) -> dict[str, Any]:
-    """What click has to know of a flag; TrainConfig itself reads what is given as text."""
+    """What click has to know of a flag; the settings themselves read what is given as text."""
     plain = field.annotation
     if get_origin(plain) in (Union, types.UnionType):
         plain = next(part for part in get_args(plain) if part is not type(None))
@@ -64,14 +70,20 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
 
 def _help(field: FieldInfo) -> str:
     default = field.default
-    if field.is_required() or default is None or default is False or default == () or hasattr(default, "model_dump"):
+    if (
+        field.is_required()
+        or default is None
+        or default is False
+        or default in ((), {})
+        or hasattr(default, "model_dump")
+    ):
         return str(field.description)
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return f"{field.description}  [default: {shown}]"
 
 
 @click.command()
-@_settings(TrainConfig)
+@settings_flags(TrainConfig)
 def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
     """Train a video classifier on labelled videos, and write it as a bundle for `vidbatch label`.
 
@@ -102,7 +114,7 @@ def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **set
 
 
 @click.command()
-@_settings(EvaluateConfig)
+@settings_flags(EvaluateConfig)
 def evaluate(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
     """Say how right a model is about labelled videos that it was not trained on.
 

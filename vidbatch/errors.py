@@ -17,7 +17,8 @@ from typing import Final, Literal
 
 ErrorKind = Literal[
     "empty", "not_a_video", "no_video_stream", "audio_only", "truncated", "corrupt", "unsupported", "bounds",
-    "decoder_crashed", "timeout", "memory", "model", "missing", "permission", "changed", "storage", "worker",
+    "unsupported_colour", "encode", "decoder_crashed", "timeout", "memory", "model", "missing", "permission", "changed",
+    "storage", "worker",
 ]  # fmt: skip
 
 ERROR_KINDS: Final[dict[str, str]] = {
@@ -29,6 +30,8 @@ ERROR_KINDS: Final[dict[str, str]] = {
     "corrupt": "damaged data inside the container",
     "unsupported": "a codec or pixel format this FFmpeg cannot decode",
     "bounds": "larger than the run allows: picture size, duration or number of packets",
+    "unsupported_colour": "high dynamic range (PQ or HLG), which `enhance` would make dull",
+    "encode": "the encoder or the container refused what was to be written",
     "decoder_crashed": "the decoder process died twice on it",
     "timeout": "decoding took longer than --decode-timeout, twice",
     "memory": "decoding needed more memory than allowed, twice",

@@ -15,8 +15,9 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol, TextIO
 
+from pydantic import BaseModel
+
 from vidbatch import storage
-from vidbatch.config import LabelConfig
 from vidbatch.errors import VidbatchError
 
 RUNS = "_runs"
@@ -33,12 +34,20 @@ class Counts(Protocol):
     frames: int
     by_status: Any
     by_error_kind: Any
-    decode_cpu_seconds: float
-    decode_wall_seconds: float
-    model_cpu_seconds: float
-    model_wall_seconds: float
     read_bytes: int
-    frames_decoded: int
+
+    def stages(self) -> dict[str, dict[str, float]]:
+        """CPU and busy seconds, rows and bytes of every stage."""
+
+
+class Staging(Protocol):
+    """What gathers a run's rows and stages them: sink.Sink, and others like it."""
+
+    totals: Any
+    parts: list[str]
+
+    def flush(self) -> None:
+        """Stage what is finished."""
 
 
 @dataclass
@@ -62,28 +71,14 @@ class RunRecord:
     recovered_parts: int = 0
     message: str = ""
     wall_seconds: dict[str, float] = field(default_factory=dict)  # start, work, publish, total
-    stages: dict[str, dict[str, float]] = field(default_factory=dict)  # decode, classify, sink
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)  # by stage; decode, classify, sink of `label`
     _saved: float = 0.0  # monotonic
 
     def count(self, totals: Counts) -> None:
         """Take over a sink's totals, with CPU and busy seconds, rows and bytes of every stage."""
         self.videos, self.frames = totals.videos, totals.frames
         self.by_status, self.by_error_kind = dict(totals.by_status), dict(totals.by_error_kind)
-        self.stages = {
-            "decode": {
-                "cpu_seconds": round(totals.decode_cpu_seconds, 3),
-                "busy_seconds": round(totals.decode_wall_seconds, 3),
-                "frames_decoded": totals.frames_decoded,
-                "frames_kept": totals.frames,
-                "read_bytes": totals.read_bytes,
-            },
-            "classify": {
-                "cpu_seconds": round(totals.model_cpu_seconds, 3),
-                "busy_seconds": round(totals.model_wall_seconds, 3),
-                "frames": totals.frames,
-            },
-            "sink": {"cpu_seconds": round(time.process_time(), 3), "videos": totals.videos},
-        }
+        self.stages = totals.stages()
 
     def save(self, output: str) -> None:
         """Write the record beside the tables."""
@@ -103,14 +98,14 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
 
-def new_record(run_id: str, config: LabelConfig, *, config_digest: str) -> RunRecord:
+def new_record(run_id: str, config: BaseModel, *, model: str, config_digest: str) -> RunRecord:
     """A record that repeats the run: resolved settings (no credentials, no query strings), versions, machine."""
     settings = json.loads(storage.redact(config.model_dump_json()))
     return RunRecord(
         run_id=run_id,
         config=settings,
         config_digest=config_digest,
-        model=storage.redact(config.model),
+        model=storage.redact(model),
         versions=versions(),
     )
 

@@ -28,7 +28,7 @@ from vidbatch import watch as watching
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, Stopped, StorageError, TooManyFailures, VidbatchError
-from vidbatch.metrics import Progress, RunRecord, at_work, new_record, new_run_id
+from vidbatch.metrics import Progress, RunRecord, Staging, at_work, new_record, new_run_id
 from vidbatch.results import LabelTables
 from vidbatch.sink import Sink
 
@@ -95,12 +95,12 @@ def label(
     """
     started = time.monotonic()
     progress = progress or Progress(enabled=False)
-    layout, num_recovered = _open_output(config, progress)
+    layout, num_recovered = open_output(config, progress)
     reference = models.model_for(config)
     digest = publish.config_digest(config, reference.digest)
     published = publish.Published(config.output, layout)
     done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
-    record = new_record(new_run_id(), config, config_digest=digest)
+    record = new_record(new_run_id(), config, model=config.model, config_digest=digest)
     record.recovered_parts = num_recovered
     if next(source.iter_pending(config, done), None) is None:
         record.state = "nothing_to_do"
@@ -120,11 +120,11 @@ def label(
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
         stage=partial(publish.stage_part, config.output, record.run_id),
     )
-    with running_ray(), _recorded(config, record, sink, progress, started):
+    with running_ray(), recorded(config, record, sink, progress, started):
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         is_followed, pools = pools is None, pools or pool_sizes(config)
         record.pools = pools._asdict()
-        watch = _start_watch()
+        watch = start_watch()
         with watching.passing_on(watch, progress.warn):
             for table in _predictions(config, done, spec, weights, pools, stages, watch, is_followed=is_followed):
                 sink.add(table)
@@ -136,17 +136,19 @@ def label(
     return LabelResult(config, record)
 
 
-def _open_output(config: LabelConfig, progress: Progress) -> tuple[publish.Layout, int]:
+def open_output(
+    config: LabelConfig, progress: Progress, tables: publish.Tables = publish.LABELS
+) -> tuple[publish.Layout, int]:
     """The output's layout, and how many parts of dead runs have now been published."""
     if not storage.probe_output(config.output):
         progress.note("this store cannot refuse conflicting writes: one run at a time over this output, please")
     layout = publish.open_layout(config)
     for other in at_work(config.output):
         progress.note(f"run {other} is at work over this output, or was killed just now: what both do is done twice")
-    recovered = publish.staged_parts(config.output)
+    recovered = publish.staged_parts(config.output, tables)
     if recovered:
         progress.note(f"publishing {len(recovered)} part(s) that an earlier run had finished")
-        publish.publish(config.output, layout, recovered)
+        publish.publish(config.output, layout, recovered, tables)
     return layout, len(recovered)
 
 
@@ -213,7 +215,7 @@ def _classifier() -> type:
     return Classify
 
 
-def _start_watch() -> Any:
+def start_watch() -> Any:
     """The run's watch, an actor that takes no CPU's place and ends with the run."""
     import ray
 
@@ -229,10 +231,7 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
     many: when a second one joins, its actors must find a place on the first (see sizes_now).
     Args: `nodes` that may be used, CPU and GPU of each; all of the cluster's where not given.
     """
-    if nodes is None:
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes() if nodes is None else nodes
     cpus = max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
     gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
     on_gpu = gpus > 0 and config.device != "cpu"
@@ -264,6 +263,19 @@ def sizes_now(config: LabelConfig, begun: Pools, nodes: Sequence[Mapping[str, fl
     now = pool_sizes(config if is_on_gpu else config.model_copy(update={"device": "cpu"}), nodes)
     room = _num_places(_survivors(nodes), round(100 * begun.decode_cpus)) - (0 if is_on_gpu else now.model_workers)
     return config.decode_workers or max(1, min(now.decode_workers, room)), now.model_workers
+
+
+def workers_alone(workers: int | None) -> tuple[int, float]:
+    """How many actors a stage has that is the only one, one a CPU if nothing is said, and the CPUs each asks for."""
+    nodes = _nodes()
+    num_workers = workers or max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
+    return num_workers, _cpu_share(_survivors(nodes), num_workers)
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def blocks_not_picked_up(store_bytes: float, decode_workers: int) -> int:
@@ -305,21 +317,37 @@ def _predictions(
 ) -> Iterator[pa.Table]:
     import ray
 
+    tune_context(pools.decode_workers)
+    dataset = chain(config, done, spec, ray.put(weights), pools, stages, watch)
+    if is_followed:
+        growth.follow_cluster(dataset, partial(sizes_now, config, pools), partial(_tell_sizes, watch))
+    with own_errors():
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield blocks.from_block(block)
+
+
+def tune_context(num_workers: int) -> None:
+    """Set Ray Data up for rows that are blocks, given by so many workers."""
+    import ray
+
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1
     store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
-    context._max_num_blocks_in_streaming_gen_buffer = blocks_not_picked_up(store_bytes, pools.decode_workers)
+    context._max_num_blocks_in_streaming_gen_buffer = blocks_not_picked_up(store_bytes, num_workers)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     blocks.bound_waiting(context)
     context.issue_detectors_config.detectors = []  # they advise on memory settings that chain() has decided
     _quieten_ray()
-    dataset = chain(config, done, spec, ray.put(weights), pools, stages, watch)
-    if is_followed:
-        growth.follow_cluster(dataset, partial(sizes_now, config, pools), partial(_tell_sizes, watch))
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Let errors of ours that end a run come out of Ray's tasks as they are."""
+    import ray
+
     try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield blocks.from_block(block)
+        yield
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, VidbatchError):  # already one clear sentence; Ray's traceback adds nothing
             raise error.cause from None
@@ -384,7 +412,9 @@ def _check_reachable(address: str) -> None:
 
 
 @contextmanager
-def _recorded(config: LabelConfig, record: RunRecord, sink: Sink, progress: Progress, started: float) -> Iterator[None]:
+def recorded(
+    config: LabelConfig, record: RunRecord, sink: Staging, progress: Progress, started: float
+) -> Iterator[None]:
     """Keep what was finished and say how the run ended, however it ends."""
     record.save(config.output)
     try:

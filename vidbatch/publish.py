@@ -4,9 +4,10 @@ Layout of an output:
 
     videos/[date=YYYY-MM-DD/]bucket=NN.parquet     one file per range of video_id, replaced whole
     frames/[date=YYYY-MM-DD/]bucket=NN.parquet
+    enhanced/[date=YYYY-MM-DD/]bucket=NN.parquet   of `enhance`: by the same protocol, without the steps of `frames`
     _runs/layout.json                              number of buckets and partitioning, fixed by the first run
     _runs/<run_id>.json                            run record
-    _runs/<run_id>/staged/<date>/NNNNN.{frames,videos}.parquet   finished, not yet published
+    _runs/<run_id>/staged/<date>/NNNNN.{frames,videos,enhanced}.parquet   finished, not yet published
     _shards/<hash of url and version>.parquet      what a tar shard holds (shards.py); may be deleted at any time
 
 The protocol:
@@ -68,6 +69,23 @@ FILES_AHEAD: Final = 8
 """Staged parts fetched at once while they are merged."""
 RESULTS_VERSION: Final = 1
 """Raised when the same settings give other results than before (decoding, resizing, pooling): relabels everything."""
+
+
+class Tables(NamedTuple):
+    """What a kind of run publishes: a table of one row a video and, if it has one, `frames` of several."""
+
+    videos: str
+    schema: pa.Schema
+    has_frames: bool
+
+    @property
+    def suffix(self) -> str:
+        """How the name of a staged part ends."""
+        return f".{self.videos}.parquet"
+
+
+LABELS: Final = Tables("videos", schema.VIDEOS, has_frames=True)
+ENHANCED: Final = Tables("enhanced", schema.ENHANCED, has_frames=False)
 
 
 class Layout(NamedTuple):
@@ -167,11 +185,12 @@ class Published:
 
     output: str
     layout: Layout
+    table: str = "videos"
     _files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._files = [
-            url for url in storage.list_files(storage.join(self.output, "videos")) if url.endswith(".parquet")
+            url for url in storage.list_files(storage.join(self.output, self.table)) if url.endswith(".parquet")
         ]
 
     def done(self, config_digest: str, *, retry_failed: bool) -> Iterator[tuple[pa.Array, pa.Array]]:
@@ -227,26 +246,33 @@ def stage_part(output: str, run_id: str, partition: str, number: int, videos: pa
     return f"{base}.videos.parquet"
 
 
-def staged_parts(output: str) -> list[str]:
+def stage_rows(output: str, run_id: str, tables: Tables, partition: str, number: int, videos: pa.Table) -> str:
+    """The same for a kind of run that publishes no `frames`."""
+    url = storage.join(output, RUNS, run_id, "staged", partition or "all", f"{number:05d}{tables.suffix}")
+    storage.put(url, encode_parquet(videos.sort_by("video_id")))
+    return url
+
+
+def staged_parts(output: str, tables: Tables = LABELS) -> list[str]:
     """Urls of the `videos` files of all parts staged, by any run."""
     files = storage.list_files(storage.join(output, RUNS))
-    return sorted(url for url in files if "/staged/" in url and url.endswith(".videos.parquet"))
+    return sorted(url for url in files if "/staged/" in url and url.endswith(tables.suffix))
 
 
 def discard(parts: list[str]) -> None:
     """Delete parts, `videos` first: a part without it does not exist."""
     storage.delete(parts)
-    storage.delete([_frames_of(part) for part in parts])
+    storage.delete([_frames_of(part) for part in parts if part.endswith(LABELS.suffix)])
 
 
 def _frames_of(part: str) -> str:
-    return part.removesuffix(".videos.parquet") + ".frames.parquet"
+    return part.removesuffix(LABELS.suffix) + ".frames.parquet"
 
 
 # --- publishing -----------------------------------------------------------------------------------------------------
 
 
-def publish(output: str, layout: Layout, parts: list[str]) -> None:
+def publish(output: str, layout: Layout, parts: list[str], tables: Tables = LABELS) -> None:
     """Publish staged parts and delete them: a bucket at a time, so that memory holds one bucket's rows."""
     by_partition: dict[str, list[str]] = {}
     for part in parts:
@@ -260,7 +286,11 @@ def publish(output: str, layout: Layout, parts: list[str]) -> None:
                 walked[shard_id] = max(run_id, walked.get(shard_id, ""))
         touched.update(map(layout.bucket_of, walked))
         for bucket in sorted(touched):
-            _publish_bucket(output, layout, partition, bucket, members, walked)
+            place = [] if partition == "all" else [partition]
+            name = layout.file_name(bucket)
+            videos_url = storage.join(output, tables.videos, *place, name)
+            frames_url = storage.join(output, "frames", *place, name)
+            _publish_bucket(tables, videos_url, frames_url, layout.is_in(bucket), members, walked)
     discard(parts)
 
 
@@ -273,27 +303,30 @@ def _walked_shards(table: pa.Table) -> Iterator[tuple[str, str]]:
 
 
 def _publish_bucket(
-    output: str, layout: Layout, partition: str, bucket: int, parts: list[str], walked: dict[str, str]
+    tables: Tables,
+    videos_url: str,
+    frames_url: str,
+    is_in: pc.Expression,
+    parts: list[str],
+    walked: dict[str, str],
 ) -> None:
-    """Merge the parts' rows of one bucket into its two files; PublishConflict if others keep winning."""
-    place = [] if partition == "all" else [partition]
-    videos_url = storage.join(output, "videos", *place, layout.file_name(bucket))
-    frames_url = storage.join(output, "frames", *place, layout.file_name(bucket))
+    """Merge the parts' rows of one bucket into its files; PublishConflict if others keep winning."""
     for _attempt in range(MAX_CONFLICTS):
         old_videos, videos_version = _read_versioned(videos_url)
-        old_frames, frames_version = _read_versioned(frames_url)
-        staged = dict(_read_ahead([(part, layout.is_in(bucket)) for part in parts]))
+        old_frames, frames_version = _read_versioned(frames_url) if tables.has_frames else (None, None)
+        staged = dict(_read_ahead([(part, is_in) for part in parts]))
         winners = _newest(staged, old_videos, old_frames)
         outdated = _outdated(old_videos, walked)
         if not winners and not outdated:
             return
         wanted = {part: pc.field("video_id").isin(ids) for part, ids in winners.items()}
         new_videos = [staged[part].filter(expression) for part, expression in wanted.items()]
-        new_frames = [table for _url, table in _read_ahead([(_frames_of(part), wanted[part]) for part in wanted])]
         replaced = pa.array([video_id for ids in winners.values() for video_id in ids], pa.string())
-        frames = _merge(old_frames, replaced, new_frames, None)
-        videos = _merge(old_videos, pa.concat_arrays([replaced, outdated]), new_videos, schema.VIDEOS)
-        is_put = not winners or _put_table(frames_url, frames, frames_version)
+        videos = _merge(old_videos, pa.concat_arrays([replaced, outdated]), new_videos, tables.schema)
+        is_put = True
+        if winners and tables.has_frames:
+            new_frames = [table for _url, table in _read_ahead([(_frames_of(part), wanted[part]) for part in wanted])]
+            is_put = _put_table(frames_url, _merge(old_frames, replaced, new_frames, None), frames_version)
         if is_put and _put_table(videos_url, videos, videos_version):
             return
     raise PublishConflict(f"{storage.redact(videos_url)} was replaced by another run {MAX_CONFLICTS} times in a row")

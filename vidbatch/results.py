@@ -16,7 +16,7 @@ class Table:
     """One published table of an output; opened anew at each call, so always what is published now."""
 
     output: str
-    name: str  # videos | frames
+    name: str  # videos | frames | enhanced
 
     @property
     def url(self) -> str:
@@ -28,8 +28,8 @@ class Table:
         fs, path = storage.filesystem(self.url)
         files = sorted(f for f in fs.find(path) if f.endswith(".parquet"))
         if not files:
-            empty = schema.VIDEOS if self.name == "videos" else schema.frames_schema()
-            return ds.dataset(empty.empty_table())
+            schemas = {"videos": schema.VIDEOS, "enhanced": schema.ENHANCED}
+            return ds.dataset(schemas.get(self.name, schema.frames_schema()).empty_table())
         partitioning = ds.partitioning(flavor="hive") if any("/date=" in f for f in files) else None
         return ds.dataset(files, filesystem=fs, format="parquet", partitioning=partitioning)
 
@@ -55,8 +55,9 @@ class Table:
 
 
 class LabelTables:
-    """The two tables of one output: `videos`, one row a video, and `frames`, one row a sampled frame."""
+    """The tables of one output: `videos`, one row a video, `frames`, one row a sampled frame, and `enhanced`."""
 
     def __init__(self, output: str) -> None:
         self.videos = Table(output, "videos")
         self.frames = Table(output, "frames")
+        self.enhanced = Table(output, "enhanced")

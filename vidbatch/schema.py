@@ -1,7 +1,8 @@
 """Columns of every table and of every stage boundary: names, dtypes, units. Nothing else defines a column.
 
-Published:  VIDEOS (one row a video), FRAMES (one row a sampled frame).
-In flight:  WORK (list -> decode), PIXELS (decode -> classify), PREDICTIONS (classify -> sink).
+Published:  VIDEOS (one row a video), FRAMES (one row a sampled frame), ENHANCED (one row an enhanced video).
+In flight:  WORK (list -> decode), PIXELS (decode -> classify), PREDICTIONS (classify -> sink); of `enhance` WORK and
+            ENHANCED_CLIPS (enhance -> join).
 Times are float64 seconds on the stream's own clock (pts x time base); ranges are half-open [start, end).
 """
 
@@ -168,3 +169,58 @@ PREDICTIONS: Final = pa.schema(
     ]
 )
 """PIXELS without the pixels, with what the model said of each frame."""
+
+ENHANCED: Final = pa.schema(
+    [
+        *IDENTITY,
+        pa.field("status", pa.string(), nullable=False),  # ok | partial | failed
+        *ERROR,
+        *HEADER,
+        pa.field("steps", pa.string(), nullable=False),  # as "denoise=nlmeans:0.5,colour=normalize:0.3"
+        pa.field("weights", pa.string()),  # digest of the networks' weights; null: none was used
+        pa.field("output_url", pa.string()),  # null: nothing was written
+        pa.field("output_codec", pa.string()),
+        pa.field("output_width", pa.int32()),
+        pa.field("output_height", pa.int32()),
+        pa.field("output_pixel_format", pa.string()),
+        pa.field("output_size_bytes", pa.int64()),
+        pa.field("output_duration_seconds", pa.float64()),  # from the first frame to the end of the last
+        pa.field("output_bit_rate", pa.float64()),  # bits a second, of all streams
+        pa.field("num_frames_decoded", pa.int64(), nullable=False),
+        pa.field("num_frames", pa.int64(), nullable=False),  # written
+        pa.field("num_frames_measured", pa.int64(), nullable=False),  # the first, and one a second
+        pa.field("psnr_db", pa.float64()),  # enhanced against decoded, before encoding; infinite: equal
+        pa.field("ssim", pa.float64()),
+        pa.field("sharpness_before", pa.float64()),  # variance of the Laplacian of 8-bit luma
+        pa.field("sharpness_after", pa.float64()),
+        pa.field("noise_before", pa.float64()),  # Immerkaer's estimate of sigma, in levels of 8-bit luma
+        pa.field("noise_after", pa.float64()),
+        pa.field("decode_seconds", pa.float64()),  # wall seconds, summed over clips
+        pa.field("enhance_seconds", pa.float64()),
+        pa.field("encode_seconds", pa.float64()),
+        pa.field("write_seconds", pa.float64()),  # joining, copied streams, upload
+        pa.field("changes", pa.list_(pa.string()), nullable=False),  # what is not as it was, a sentence each
+        pa.field("contact_sheet_url", pa.string()),
+        *PROVENANCE,
+        pa.field("finished_at", UTC, nullable=False),
+    ],
+    metadata={"vidbatch.schema_version": str(SCHEMA_VERSION), "vidbatch.table": "enhanced"},
+)
+
+ENHANCED_CLIPS: Final = pa.schema(
+    [
+        pa.field("clip", pa.struct(CLIP), nullable=False),
+        pa.field("facts", pa.string(), nullable=False),  # JSON: the fields of enhancing.types.Facts
+    ]
+)
+"""One row is a clip that was enhanced: what came of it is in storage already, this is what there is to say of it."""
+
+PACKETS: Final = pa.schema(
+    [
+        pa.field("pts", pa.int64(), nullable=False),  # ticks of the source's time base
+        pa.field("duration", pa.int64(), nullable=False),
+        pa.field("is_keyframe", pa.bool_(), nullable=False),
+        pa.field("data", pa.large_binary(), nullable=False),
+    ]
+)
+"""A clip as its encoder gave it, in decoding order, on the way to be joined: one row a packet."""

@@ -91,6 +91,24 @@ class Totals:
         """Videos without any result."""
         return self.by_status["failed"]
 
+    def stages(self) -> dict[str, dict[str, float]]:
+        """CPU and busy seconds, rows and bytes of every stage, for the run record."""
+        return {
+            "decode": {
+                "cpu_seconds": round(self.decode_cpu_seconds, 3),
+                "busy_seconds": round(self.decode_wall_seconds, 3),
+                "frames_decoded": self.frames_decoded,
+                "frames_kept": self.frames,
+                "read_bytes": self.read_bytes,
+            },
+            "classify": {
+                "cpu_seconds": round(self.model_cpu_seconds, 3),
+                "busy_seconds": round(self.model_wall_seconds, 3),
+                "frames": self.frames,
+            },
+            "sink": {"cpu_seconds": round(time.process_time(), 3), "videos": self.videos},
+        }
+
 
 class Sink:
     """Assembles videos from predictions and stages them.

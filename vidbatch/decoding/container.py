@@ -155,6 +155,11 @@ class Video:
         self._container.close()
 
     @property
+    def container(self) -> av.container.InputContainer:
+        """The container itself, for who needs more of it than its pictures."""
+        return self._container
+
+    @property
     def demuxer(self) -> str:
         """FFmpeg's name of the container format, as in its log lines."""
         return self._container.format.name

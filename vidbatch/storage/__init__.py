@@ -44,6 +44,7 @@ __all__ = [
     "open_read",
     "probe_output",
     "put",
+    "put_file",
     "put_if",
     "read_bytes",
     "read_with_version",
@@ -235,6 +236,16 @@ def put(url: str, data: bytes) -> None:
             s3().write(normalise(url), data)
         else:
             local.write(local.to_path(url), data)
+
+
+def put_file(url: str, path: str) -> None:
+    """Write the object whole from a local file of any size, in bounded memory; otherwise as `put`."""
+    with errors_of_ours(url):
+        if _writable_scheme(url) == "s3":
+            with open(path, "rb") as file:
+                s3().write_file(normalise(url), file)
+        else:
+            local.write_file(local.to_path(url), path)
 
 
 def put_if(url: str, data: bytes, *, expected: str | None) -> str | None:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import stat as stat_bits
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
@@ -22,6 +22,7 @@ from vidbatch.storage.types import PAGE_OBJECTS, NotAFile, StoredObject, pages_a
 
 _LOG = logging.getLogger(__name__)
 _LOCK_FILE: Final = ".vidbatch.lock"
+_COPIED_BYTES: Final = 2**22
 
 
 def to_path(url: str) -> str:
@@ -160,9 +161,19 @@ def _version(data: bytes) -> str:
 
 def write(path: str, data: bytes) -> None:
     """Replace the file whole: other processes see the old content or the new one, also after a crash."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _replace(path, [data], temporary=_temporary(path))
+
+
+def write_file(path: str, source: str) -> None:
+    """The same with what another file holds, wherever it is."""
+    with open(source, "rb") as file:
+        _replace(path, iter(partial(file.read, _COPIED_BYTES), b""), temporary=_temporary(path))
+
+
+def _temporary(path: str) -> str:
     folder, name = os.path.split(path)
-    _replace(path, data, temporary=os.path.join(folder, f".{name}.{uuid4().hex}.tmp"))
+    os.makedirs(folder, exist_ok=True)
+    return os.path.join(folder, f".{name}.{uuid4().hex}.tmp")
 
 
 def write_if(path: str, data: bytes, expected: str | None) -> str | None:
@@ -177,14 +188,14 @@ def write_if(path: str, data: bytes, expected: str | None) -> str | None:
         if current != expected:
             return None
         # One fixed name: whoever holds the lock owns it, so what a killed process left is overwritten, not collected.
-        _replace(path, data, temporary=os.path.join(folder, f".{name}.tmp"))
+        _replace(path, [data], temporary=os.path.join(folder, f".{name}.tmp"))
     return _version(data)
 
 
-def _replace(path: str, data: bytes, *, temporary: str) -> None:
+def _replace(path: str, parts: Iterable[bytes], *, temporary: str) -> None:
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
 import fsspec.asyn
@@ -52,6 +52,8 @@ MULTIPART_BYTES: Final = 256 * 2**20
 condition on a plain PUT (moto, for one, overlooks If-Match there)."""
 
 _PART_BYTES: Final = 16 * 2**20
+_MOST_PARTS: Final = 9_000
+_THREADS: Final = 4
 _MAX_FOLDERS: Final = 100
 """With more folders than this a listing is not split: a request for each would cost more than it saves."""
 
@@ -307,6 +309,24 @@ def write(url: str, data: bytes) -> None:
             raise
 
 
+def write_file(url: str, file: BinaryIO) -> None:
+    """Replace the object by what a file holds, in parts that go up side by side. Raises OSError."""
+    num_bytes = os.fstat(file.fileno()).st_size
+    if num_bytes <= _PART_BYTES:
+        write(url, file.read())
+        return
+
+    def part(start: int) -> bytes:  # by offset: parts are read by several threads
+        return os.pread(file.fileno(), min(_part_bytes(num_bytes), num_bytes - start), start)
+
+    writer = uuid4().hex
+    try:
+        _put_parts(url, range(0, num_bytes, _part_bytes(num_bytes)), part, {}, writer=writer)
+    except FileNotFoundError:  # as in `write`
+        if _etag(url, writer=writer) is None:
+            raise
+
+
 def write_if(url: str, data: bytes, expected: str | None) -> str | None:
     """Replace the object if its etag is still `expected` (None: if there is none); None when it is not.
 
@@ -346,11 +366,15 @@ def _put(url: str, data: bytes, condition: dict[str, str], *, writer: str) -> st
     if len(data) <= MULTIPART_BYTES:
         answer = _call("put_object", url, Body=data, Metadata=metadata, **condition)
         return str(answer["ETag"]).strip('"')
-    upload_id = _call("create_multipart_upload", url, Metadata=metadata)["UploadId"]
+    starts = range(0, len(data), _PART_BYTES)
+    return _put_parts(url, starts, lambda start: data[start : start + _PART_BYTES], condition, writer=writer)
+
+
+def _put_parts(url: str, starts: range, part: Callable[[int], bytes], condition: dict[str, str], *, writer: str) -> str:
+    upload_id = _call("create_multipart_upload", url, Metadata={_WRITER: writer})["UploadId"]
     try:
-        starts = range(0, len(data), _PART_BYTES)
-        with ThreadPoolExecutor(4, thread_name_prefix="vidbatch-put") as pool:
-            parts = list(pool.map(partial(_put_part, url, upload_id, data), starts))
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="vidbatch-put") as pool:
+            parts = list(pool.map(partial(_put_part, url, upload_id, starts, part), starts))
         answer = _call(
             "complete_multipart_upload", url, UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition
         )
@@ -361,11 +385,15 @@ def _put(url: str, data: bytes, condition: dict[str, str], *, writer: str) -> st
     return str(answer["ETag"]).strip('"')
 
 
-def _put_part(url: str, upload_id: str, data: bytes, start: int) -> dict[str, Any]:
-    number = start // _PART_BYTES + 1
-    body = data[start : start + _PART_BYTES]
-    answer = _call("upload_part", url, UploadId=upload_id, PartNumber=number, Body=body)
+def _put_part(url: str, upload_id: str, starts: range, part: Callable[[int], bytes], start: int) -> dict[str, Any]:
+    number = starts.index(start) + 1
+    answer = _call("upload_part", url, UploadId=upload_id, PartNumber=number, Body=part(start))
     return {"PartNumber": number, "ETag": answer["ETag"]}
+
+
+def _part_bytes(num_bytes: int) -> int:
+    """How large the parts of a file are: S3 takes 10,000 of them."""
+    return max(_PART_BYTES, -(-num_bytes // _MOST_PARTS))
 
 
 def delete(urls: list[str]) -> None:

@@ -1,0 +1,176 @@
+"""What the child process of an enhancing actor runs: one clip, or the clips of one video, in; files and facts out.
+
+Both functions yield an empty record a second while the work goes on, then one with `facts`. A bad video is no
+exception: the facts say what was wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from vidbatch.decoding.container import Video, open_clip
+from vidbatch.decoding.log import Log
+from vidbatch.decoding.reading import FrameReader
+from vidbatch.enhancing.encode import Pass, configure, encoded, picture_of
+from vidbatch.enhancing.files import joined_packets, write_file, write_packets
+from vidbatch.enhancing.filters import Chain, Target, reach_of
+from vidbatch.enhancing.quality import Thumbnails, contact_sheet, measure
+from vidbatch.enhancing.reading import ClipReader, Enhanced, check_colour, is_interlaced
+from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture
+from vidbatch.errors import VideoError
+
+_BEAT_SECONDS: Final = 1.0
+
+Record = dict[str, Any]
+
+
+def enhance_clip(job: EnhanceJob) -> Iterator[tuple[Record, None]]:
+    """Enhance and encode a clip: into job.file where it is all of its video, else into job.packets."""
+    facts = Facts()
+    yield from _beating(_ClipWork(job, facts).run(), facts)
+
+
+def join_clips(job: JoinJob) -> Iterator[tuple[Record, None]]:
+    """Put the packets of all clips of a video into job.file, beside what is copied of the source."""
+    facts = Facts()
+    for part in job.facts:
+        facts.add(part)
+    yield from _beating(_join(job, facts), facts)
+
+
+def _beating(work: Iterator[None], facts: Facts) -> Iterator[tuple[Record, None]]:
+    """Do the work, note how it failed, and say now and then that it goes on."""
+    beat = time.monotonic()
+    try:
+        for _ in work:
+            if time.monotonic() - beat > _BEAT_SECONDS:
+                yield {}, None
+                beat = time.monotonic()
+    except VideoError as error:
+        facts.error_kind, facts.error_message, facts.num_frames = error.kind, error.message, 0
+    yield {"facts": facts.to_dict()}, None
+
+
+class _ClipWork:
+    """One clip, from its bytes to what is written."""
+
+    def __init__(self, job: EnhanceJob, facts: Facts) -> None:
+        self._job = job
+        self._facts = facts
+        self._thumbnails = Thumbnails() if job.contact_sheet else None
+        self._stack = ExitStack()
+
+    def run(self) -> Iterator[None]:
+        with self._stack:
+            stream = self._stack.enter_context(open_clip(self._job.clip))
+            log = self._stack.enter_context(Log())
+            video = self._stack.enter_context(Video(stream, bounds=self._job.bounds, log=log))
+            self._facts.header = video.header
+            yield from self._encode(video, log)
+            self._facts.read_bytes += stream.bytes_read
+
+    def _encode(self, video: Video, log: Log) -> Iterator[None]:
+        job, facts = self._job, self._facts
+        first = _first_frame(video, log)
+        check_colour(int(first.color_trc))
+        picture = facts.picture = picture_of(video, first, job.encoding)
+        way: Pass | None = None
+        if job.encoding.two_pass:
+            way = Pass(2, f"{job.folder}/passes")
+            yield from self._learn(video, log, picture, way._replace(number=1))
+        frames = self._frames(video, log, picture, facts, measures=True)
+        if job.is_whole:
+            with open_clip(job.clip) as again, Video(again, bounds=job.bounds, log=log) as source:
+                yield from write_file(
+                    job, picture, facts, source.container, source.stream.index,
+                    lambda context: encoded(context, frames, facts), way=way,
+                )  # fmt: skip
+                facts.read_bytes += again.bytes_read
+        else:
+            context = _encoder(job, picture, None)
+            yield from write_packets(job.packets, encoded(context, frames, facts), facts)
+            facts.extradata = (context.extradata or b"").hex()
+        if self._thumbnails is not None:
+            facts.thumbnails = self._thumbnails.take()
+            if job.is_whole and facts.thumbnails:
+                Path(job.sheet).write_bytes(contact_sheet(facts.thumbnails))
+                facts.thumbnails = []
+        if facts.num_frames == 0 and facts.error_kind is None and job.is_whole:
+            raise VideoError("no_video_stream", "no frame to encode")
+
+    def _learn(self, video: Video, log: Log, picture: Picture, way: Pass) -> Iterator[None]:
+        """The first of two passes. Its file is whole when its encoder is gone."""
+        facts, spent = Facts(), self._facts
+        context = _encoder(self._job, picture, way)
+        for _ in encoded(context, self._frames(video, log, picture, facts, measures=False), facts):
+            yield
+        spent.decode_seconds, spent.enhance_seconds = facts.decode_seconds, facts.enhance_seconds
+        spent.encode_seconds = facts.encode_seconds
+        video.reopen()
+
+    def _frames(self, video: Video, log: Log, picture: Picture, facts: Facts, *, measures: bool) -> Iterator[Enhanced]:
+        job = self._job
+        interlaced = is_interlaced(video)
+        target = Target(picture.width, picture.height, picture.pixel_format)
+        chain = Chain(job.steps, target, deinterlaces=interlaced)
+        reader = ClipReader(
+            video, log, chain, reach_of(job.steps, deinterlaces=interlaced), facts, clip=job.clip, measures=measures,
+            max_duration_seconds=job.bounds.max_duration_seconds,
+        )  # fmt: skip
+        try:
+            for enhanced in reader:
+                if enhanced.original is not None:
+                    measure(facts, enhanced.original, enhanced.frame)
+                    if self._thumbnails is not None:
+                        self._thumbnails.add(enhanced.original, enhanced.frame)
+                if facts.first_seconds is None:
+                    facts.first_seconds = float(enhanced.tick * video.time_base)
+                facts.end_seconds = float(enhanced.end * video.time_base)
+                yield enhanced
+        finally:
+            facts.changes += [change for change in chain.changes if change not in facts.changes]
+
+
+def _join(job: JoinJob, facts: Facts) -> Iterator[None]:
+    picture = facts.picture
+    assert picture is not None, "only clips that have frames are joined"
+    began = time.perf_counter()
+    extradata = {part.extradata for part in job.facts if part.num_frames}
+    num_frames, facts.extradata = facts.num_frames, ""
+    with open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as source:
+        yield from write_file(
+            job, picture, facts, source.container, source.stream.index,
+            lambda _context: joined_packets(job, facts.reorder_depth),
+        )  # fmt: skip
+        facts.read_bytes += stream.bytes_read
+    if extradata != {facts.extradata}:
+        raise VideoError("encode", "the clips' encoders were not set up alike")
+    facts.num_frames = num_frames
+    facts.write_seconds += time.perf_counter() - began
+    if job.contact_sheet and facts.thumbnails:
+        Path(job.sheet).write_bytes(contact_sheet(facts.thumbnails))
+    facts.thumbnails = []
+
+
+def _first_frame(video: Video, log: Log) -> VideoFrame:
+    """The first frame of the video, which decides what all of them become; the video is left at its beginning."""
+    for shown in FrameReader(video, log).frames():
+        video.reopen()
+        assert isinstance(shown.frame, VideoFrame)
+        return shown.frame
+    raise VideoError("no_video_stream", "no picture in it")
+
+
+def _encoder(job: EnhanceJob, picture: Picture, way: Pass | None) -> VideoCodecContext:
+    context = CodecContext.create(job.encoding.encoder, "w")
+    assert isinstance(context, VideoCodecContext)
+    configure(context, job.encoding, picture, way)
+    return context

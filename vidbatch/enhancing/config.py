@@ -1,0 +1,202 @@
+"""What a user can set of an `enhance` run, checked as a whole before the first task starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vidbatch import schema
+from vidbatch.config import LabelConfig, RunSettings, load_settings
+from vidbatch.enhancing.types import Encoding, Step
+
+STEPS: Final = ("denoise", "colour")
+CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+"""The encoder of each codec that can be asked for by its name."""
+RESULTS_VERSION: Final = 1
+"""Raised when the same settings give other videos than before: enhances everything anew."""
+
+_READING: Final = (
+    "limit", "decode_timeout_seconds", "decode_memory_mb", "clip_seconds", "long_video_mb", "max_pixels",
+    "max_duration_seconds", "max_packets", "max_failed_share", "stage_seconds", "retry_failed", "partition_by",
+    "buckets",
+)  # fmt: skip
+"""Settings that an `enhance` run shares with `label`, by name."""
+_BIT_RATE: Final = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
+_LABEL: Final = {name: LabelConfig.model_fields[name] for name in _READING}
+
+DenoiseMethod = Literal["nlmeans", "bm3d", "fftdnoiz", "atadenoise", "deblock"]
+ColourMethod = Literal["normalize", "greyedge", "grayworld", "colorcorrect"]
+
+
+def _as_for_label(name: str, default: Any = None, description: str | None = None) -> Any:
+    field = _LABEL[name]
+    given = field.default if default is None else default
+    bounds: dict[str, Any] = {}
+    for bound in field.metadata:
+        for kind in ("ge", "gt", "le"):
+            if (value := getattr(bound, kind, None)) is not None:
+                bounds[kind] = value
+    return Field(given, description=description or field.description, **bounds)
+
+
+class EnhanceConfig(RunSettings):
+    """Settings of one `enhance` run; immutable. Field descriptions are also the help texts of the flags."""
+
+    inputs: tuple[str, ...] = Field(
+        min_length=1,
+        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
+    )
+    output: str = Field(min_length=1, description="Directory or s3:// prefix of the videos and of their table.")
+    steps: tuple[Literal["denoise", "colour"], ...] = Field(
+        ("denoise",), description="What is done, in this order: denoise, colour; none: encode anew only."
+    )
+    denoise: DenoiseMethod = Field(
+        "atadenoise", description="How: nlmeans or bm3d (strong, slow), fftdnoiz, atadenoise or deblock (fast)."
+    )
+    denoise_strength: float = Field(0.5, ge=0, le=1, description="0: not at all, frames stay as they are; 1: most.")
+    colour: ColourMethod = Field(
+        "normalize",
+        description="How: normalize (contrast and white balance), greyedge, grayworld or colorcorrect (white balance).",
+    )
+    colour_strength: float = Field(0.5, ge=0, le=1, description="0: not at all, frames stay as they are; 1: most.")
+    codec: str = Field(
+        "h264", min_length=1, description="h264, hevc, vp9, av1, or the name of an encoder of FFmpeg (h264_nvenc)."
+    )
+    crf: float | None = Field(
+        None, ge=0, le=63, description="Constant quality, lower is better; default: 20, 22, 31 or 32 by codec."
+    )
+    bitrate: str | None = Field(
+        None, description="Bits a second instead of a quality: 800k, 4M. Long videos are then encoded in one piece."
+    )
+    two_pass: bool = Field(False, description="Look through each video first; with --bitrate, for h264 and hevc.")
+    gop: int = Field(250, ge=1, le=10_000, description="Frames between keyframes, at most.")
+    preset: str | None = Field(None, description="The encoder's own, as fast or slow; a number for vp9 and av1.")
+    pixel_format: str | None = Field(None, description="As yuv420p; default: as it was, or the nearest that works.")
+    encoder_options: dict[str, str] = Field({}, description="Further options of the encoder, by FFmpeg's names.")
+    container: Literal["mp4", "mkv", "webm"] = Field("mp4", description="Kind of file: mp4, mkv or webm.")
+    contact_sheet: bool = Field(False, description="Also write a picture of before and after for each video.")
+    workers: int | None = Field(None, ge=1, description="Actors that enhance; default: one a CPU.")
+    threads: int = Field(1, ge=1, le=64, description="Threads of each encoder.")
+    limit: int | None = _as_for_label("limit")
+    decode_timeout_seconds: float = _as_for_label(
+        "decode_timeout_seconds",
+        description="A worker that has not got one frame further for so long is killed, and the clip tried once more.",
+    )
+    decode_memory_mb: int = _as_for_label(
+        "decode_memory_mb", 6144, "A worker's process that grows beyond this is killed (MiB); 4K and av1 take most."
+    )
+    clip_seconds: float = _as_for_label("clip_seconds")
+    long_video_mb: int = _as_for_label("long_video_mb")
+    max_pixels: int = _as_for_label("max_pixels")
+    max_duration_seconds: float = _as_for_label("max_duration_seconds")
+    max_packets: int = _as_for_label("max_packets")
+    max_failed_share: float = _as_for_label("max_failed_share")
+    stage_seconds: float = _as_for_label("stage_seconds")
+    retry_failed: bool = _as_for_label("retry_failed")
+    partition_by: Literal["none", "date"] = _as_for_label("partition_by")
+    buckets: int = _as_for_label("buckets")
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _steps_are_a_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        return () if value in (("none",), ["none"]) else value
+
+    @field_validator("encoder_options", mode="before")
+    @classmethod
+    def _options_are_json(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                raise ValueError('a JSON object like {"tune": "film"} is') from None
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("bitrate", mode="before")
+    @classmethod
+    def _bitrate_parses(cls, value: object) -> object:
+        if value is None:
+            return None
+        if _BIT_RATE.fullmatch(str(value)) is None:
+            raise ValueError("bits a second, as 800k or 4M, are")
+        return str(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EnhanceConfig:
+        if self.crf is not None and self.bitrate is not None:
+            raise ValueError(f"crf: {self.crf:g} is not allowed together with bitrate {self.bitrate}: give one of them")
+        if self.two_pass and self.bitrate is None:
+            raise ValueError("two_pass: True is not allowed without a bitrate")
+        return self
+
+    @property
+    def wanted_steps(self) -> tuple[Step, ...]:
+        """The steps that do something, in order."""
+        ways = {"denoise": (self.denoise, self.denoise_strength), "colour": (self.colour, self.colour_strength)}
+        steps = [Step(name, *ways[name]) for name in self.steps]
+        return tuple(step for step in steps if step.strength > 0)
+
+    @property
+    def encoding(self) -> Encoding:
+        """What the encoder is asked for."""
+        bits: int | None = None
+        if self.bitrate is not None and (found := _BIT_RATE.fullmatch(self.bitrate)) is not None:
+            bits = round(float(found[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[found[2]])
+        return Encoding(
+            encoder=CODECS.get(self.codec, self.codec),
+            crf=self.crf,
+            bit_rate=bits,
+            two_pass=self.two_pass,
+            gop=self.gop,
+            preset=self.preset,
+            pixel_format=self.pixel_format,
+            options=self.encoder_options,
+            threads=self.threads,
+        )
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether long videos are encoded clip by clip: an encoder that aims at a bitrate has to see all of one."""
+        return self.bitrate is None
+
+    @property
+    def reading(self) -> LabelConfig:
+        """The settings by which archives are listed, planned and published: of a `label` run that wants every frame."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in _READING if name in self.model_fields_set}
+        return LabelConfig(inputs=self.inputs, output=self.output, sampling="all", **given)
+
+
+def describe(steps: tuple[Step, ...]) -> str:
+    """As the table has it: denoise=nlmeans:0.5,colour=normalize:0.3; none."""
+    return ",".join(f"{step.name}={step.method}:{step.strength:g}" for step in steps) or "none"
+
+
+def enhance_digest(config: EnhanceConfig) -> str:
+    """32 hex digits over everything that changes a result, and nothing else."""
+    encoding = config.encoding
+    parts = {
+        "results_version": RESULTS_VERSION,
+        "schema_version": schema.SCHEMA_VERSION,
+        "steps": describe(config.wanted_steps),
+        "encoding": [
+            encoding.encoder, encoding.crf, encoding.bit_rate, encoding.two_pass, encoding.gop, encoding.preset,
+            encoding.pixel_format, sorted(encoding.options.items()),
+        ],
+        "container": config.container,
+        "contact_sheet": config.contact_sheet,
+    }  # fmt: skip
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def load_enhance_config(settings: dict[str, Any], config_file: str | Path | None = None) -> EnhanceConfig:
+    """Merge a YAML file and explicit settings (which win; None means not given) into a checked EnhanceConfig.
+
+    Raises ConfigError with one sentence that names the first wrong field, its value and what is allowed.
+    """
+    return load_settings(EnhanceConfig, settings, config_file)

@@ -1,0 +1,204 @@
+"""Enhanced frames go in, packets of H.264, HEVC, VP9 or AV1 come out, by what encoders the linked FFmpeg has.
+
+Runs in the child process, and once in the driver to check what was asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
+
+import av
+from av.codec.codec import Codec, find_best_pix_fmt_of_list
+from av.codec.context import Flags
+from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from vidbatch.decoding.container import Video
+from vidbatch.enhancing.config import CODECS
+from vidbatch.enhancing.reading import Enhanced
+from vidbatch.enhancing.types import Encoding, Facts, Picture
+from vidbatch.errors import ConfigError, VideoError
+
+TWO_PASS: Final = ("libx264", "libx265")
+_QUALITY: Final = {"libx264": 20.0, "libx265": 22.0, "libvpx-vp9": 31.0, "libsvtav1": 32.0}
+_DEFAULT_QUALITY: Final = 23.0
+_TAKES_ODD_SIZES: Final = frozenset({"libvpx-vp9"})
+_DEFAULT_RATE: Final = Fraction(25)
+_RATE_TOLERANCE: Final = 4_000_000
+_ENDS_VIDEO: Final = frozenset({"corrupt", "truncated", "bounds"})
+"""Damage behind which there is nothing to encode; what was before is kept."""
+
+
+class Pass(NamedTuple):
+    """One of two passes over a video, and the file of what the first one learnt."""
+
+    number: int
+    statistics: str
+
+
+def check_encoding(encoding: Encoding, container: str) -> None:
+    """Raise ConfigError where this FFmpeg has no such encoder, or the encoder or the container cannot do it."""
+    try:
+        codec = Codec(encoding.encoder, "w")
+        context = VideoCodecContext.create(encoding.encoder, "w")
+    except ValueError:
+        raise ConfigError(
+            f"codec: {encoding.encoder!r} is not allowed: this FFmpeg has no such encoder; allowed: "
+            f"{', '.join(CODECS)}, or the name of an encoder that it has"
+        ) from None
+    if codec.type != "video":
+        raise ConfigError(f"codec: {encoding.encoder!r} is not allowed: it encodes {codec.type}")
+    with av.open("/dev/null", "w", format=format_of(container)) as out:
+        if codec.canonical_name not in out.supported_codecs:
+            raise ConfigError(f"container: {container!r} is not allowed: it cannot hold {codec.canonical_name}")
+    formats = [known.name for known in codec.video_formats or ()]
+    if encoding.pixel_format is not None and encoding.pixel_format not in formats:
+        raise ConfigError(
+            f"pixel_format: {encoding.pixel_format!r} is not allowed: {encoding.encoder} takes {', '.join(formats)}"
+        )
+    if encoding.two_pass and encoding.encoder not in TWO_PASS:
+        raise ConfigError(f"two_pass: True is not allowed with {encoding.encoder}; allowed: {', '.join(TWO_PASS)}")
+    if encoding.bit_rate is None and _quality_option(context) is None:
+        raise ConfigError(f"crf: {encoding.encoder} has no such mode; give a bitrate")
+    if encoding.preset is not None and _preset_option(context) is None:
+        raise ConfigError(f"preset: {encoding.preset!r} is not allowed: {encoding.encoder} has none")
+
+
+def format_of(container: str) -> str:
+    """FFmpeg's name of a container."""
+    return "matroska" if container == "mkv" else container
+
+
+def _private_options(context: Any) -> set[str]:
+    return {option.name for option in context.supported_options.private}
+
+
+def _quality_option(context: Any) -> str | None:
+    return next((name for name in ("crf", "cq") if name in _private_options(context)), None)
+
+
+def _preset_option(context: Any) -> str | None:
+    return next((name for name in ("preset", "cpu-used") if name in _private_options(context)), None)
+
+
+# --- what is encoded ------------------------------------------------------------------------------------------------
+
+
+def picture_of(video: Video, frame: VideoFrame, encoding: Encoding) -> Picture:
+    """What a video's pictures will be, from its first frame; the same whichever clip asks."""
+    name = frame.format.name.replace("yuvj", "yuv")
+    full_range = frame.format.name != name
+    formats = [known.name for known in Codec(encoding.encoder, "w").video_formats or ()]
+    pixel_format = encoding.pixel_format or _nearest(name, formats)
+    width, height = frame.width, frame.height
+    if encoding.encoder not in _TAKES_ODD_SIZES:
+        chroma = VideoFormat(pixel_format)
+        width += width % 2 * (chroma.chroma_width(2) == 1)
+        height += height % 2 * (chroma.chroma_height(2) == 1)
+    rate = video.stream.average_rate or video.stream.guessed_rate or _DEFAULT_RATE
+    aspect = video.stream.sample_aspect_ratio or Fraction(0)
+    side_data: Any = frame.side_data
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
+    return Picture(
+        width=width,
+        height=height,
+        pixel_format=pixel_format,
+        time_base=video.time_base.as_integer_ratio(),
+        rate=Fraction(rate).limit_denominator(1_000_000).as_integer_ratio(),
+        pixel_aspect=aspect.as_integer_ratio(),
+        colour=(
+            2 if full_range else int(frame.color_range), int(frame.colorspace), int(frame.color_primaries),
+            int(frame.color_trc),
+        ),
+        display_matrix=None if data is None else struct.unpack("=9i", bytes(data)[:36]),
+    )  # fmt: skip
+
+
+def _nearest(name: str, formats: list[str]) -> str:
+    if not formats or name in formats:
+        return name
+    planar = [known for known in formats if known.startswith("yuv") and not known.startswith("yuvj")]
+    has_alpha = VideoFormat(name).name.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya"))
+    best, _loss = find_best_pix_fmt_of_list(planar or formats, name, has_alpha)
+    return name if best is None else best.name
+
+
+def configure(context: VideoCodecContext, encoding: Encoding, picture: Picture, way: Pass | None = None) -> None:
+    """Set all of an encoder before it is opened; the same settings give the same `extradata`."""
+    context.width, context.height, context.pix_fmt = picture.width, picture.height, picture.pixel_format
+    context.time_base = Fraction(*picture.time_base)
+    context.framerate = Fraction(*picture.rate)
+    context.gop_size = encoding.gop
+    context.thread_count = encoding.threads
+    context.flags |= Flags.global_header | Flags.closed_gop
+    if picture.pixel_aspect[0]:
+        context.sample_aspect_ratio = Fraction(*picture.pixel_aspect)
+    context.color_range, context.colorspace, context.color_primaries, context.color_trc = picture.colour
+    options = _options(context, encoding, way)
+    if encoding.bit_rate is not None:
+        context.bit_rate = encoding.bit_rate
+    context.bit_rate_tolerance = _RATE_TOLERANCE
+    context.options = options | encoding.options
+
+
+def _options(context: VideoCodecContext, encoding: Encoding, way: Pass | None) -> dict[str, str]:
+    options: dict[str, str] = {}
+    if encoding.bit_rate is None and (name := _quality_option(context)) is not None:
+        crf = _QUALITY.get(encoding.encoder, _DEFAULT_QUALITY) if encoding.crf is None else encoding.crf
+        options[name] = f"{crf:g}"
+    if encoding.preset is not None and (name := _preset_option(context)) is not None:
+        options[name] = encoding.preset
+    passes = [] if way is None else [f"pass={way.number}", f"stats={way.statistics}"]
+    if encoding.encoder == "libx264" and passes:
+        options["x264-params"] = ":".join(passes)
+    elif encoding.encoder == "libx265":
+        options["x265-params"] = ":".join(["log-level=error", "open-gop=0", f"pools={encoding.threads}", *passes])
+    elif encoding.encoder == "libsvtav1":
+        options["svtav1-params"] = f"lp={encoding.threads}"
+    elif encoding.encoder == "libvpx-vp9":
+        options = {"row-mt": "1", "cpu-used": "4"} | options | ({} if encoding.bit_rate else {"b": "0"})
+    return options
+
+
+def encoded(
+    context: VideoCodecContext, frames: Iterable[Enhanced], facts: Facts
+) -> Iterator[Packet[VideoStream] | None]:
+    """The packets of frames, in decoding order; None for a frame that was taken and gave none.
+
+    Damage ends the frames, and is noted in `facts`. Raises VideoError where it is not the end of the frames that is
+    wrong.
+    """
+    durations: dict[int, int] = {}
+    source = iter(frames)
+    while True:
+        try:
+            enhanced = next(source, None)
+        except VideoError as error:
+            if error.kind not in _ENDS_VIDEO:
+                raise
+            facts.error_kind, facts.error_message = error.kind, error.message
+            enhanced = None
+        began = time.perf_counter()
+        if enhanced is not None:
+            durations[enhanced.tick] = enhanced.end - enhanced.tick
+            facts.num_frames += 1
+        try:
+            packets = context.encode(None if enhanced is None else enhanced.frame)
+        except (av.FFmpegError, ValueError, RuntimeError) as error:
+            raise VideoError("encode", f"{context.name}: {error}") from None
+        facts.encode_seconds += time.perf_counter() - began
+        for packet in packets:
+            packet.duration = durations.pop(packet.pts, 0) if packet.pts is not None else 0
+            yield packet
+        if enhanced is None:
+            return
+        if not packets:
+            yield None

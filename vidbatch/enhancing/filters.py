@@ -1,0 +1,297 @@
+"""Decoded frames go in, enhanced ones come out, one for each and in order, by filters that FFmpeg has.
+
+Runs in the child process. A method is a few nodes of a filter graph, its parameters grow with the strength; strength 0
+is no node at all, so that frames stay as they are, bit for bit.
+
+    denoise   nlmeans     non-local means: strong on noise, slow                 s up to 12
+              bm3d        block matching in one picture: sharp, slow             sigma up to 20
+              fftdnoiz    Wiener filter of blocks of the spectrum                sigma up to 20
+              atadenoise  average over 9 frames where they hardly differ: fast   thresholds up to twice the default
+              deblock     the edges of a codec's blocks: fast                    alpha and beta up to twice the default
+    colour    normalize   each channel stretched to its range, over a second     strength
+              greyedge    white balance: the average edge is grey                mixed in
+              grayworld   white balance: the average colour is grey              mixed in
+              colorcorrect  white balance: the median colour is grey             mixed in
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, NamedTuple
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.filter.context import FilterContext
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
+
+from vidbatch.enhancing.types import Step
+from vidbatch.errors import VideoError
+
+Nodes = list[tuple[str, str]]
+"""Filters and their arguments, in FFmpeg's words."""
+
+MATRICES: Final = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
+RANGES: Final = {1: "tv", 2: "pc"}
+_SMOOTHED_FRAMES: Final = 24
+_GRAPH_TIME_BASE: Final = Fraction(1, 1000)
+
+
+class Reach(NamedTuple):
+    """How many frames before and behind a frame decide what becomes of it."""
+
+    before: int
+    behind: int
+
+
+_NO_REACH: Final = Reach(0, 0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to do a step. Args: `nodes` are made for a strength; `is_mixed` has the graph mix in what they give."""
+
+    nodes: Callable[[float], Nodes]
+    reach: Reach = _NO_REACH
+    is_mixed: bool = False
+    takes_8_bits_only: bool = False
+
+
+METHODS: Final[dict[str, dict[str, Method]]] = {
+    "denoise": {
+        "nlmeans": Method(lambda x: [("nlmeans", f"s={max(1.0, 12 * x):g}")], takes_8_bits_only=True),
+        "bm3d": Method(lambda x: [("bm3d", f"sigma={20 * x:g}:block=16:bstep=8")]),
+        "fftdnoiz": Method(lambda x: [("fftdnoiz", f"sigma={20 * x:g}")]),
+        "atadenoise": Method(
+            lambda x: [("atadenoise", ":".join(f"{p}a={0.04 * x:g}:{p}b={0.08 * x:g}" for p in "012") + ":s=9")],
+            Reach(4, 4),
+        ),
+        "deblock": Method(lambda x: [("deblock", f"filter=strong:alpha={0.196 * x:g}:beta={0.1 * x:g}")]),
+    },
+    "colour": {
+        "normalize": Method(
+            lambda x: [("normalize", f"strength={x:g}:smoothing={_SMOOTHED_FRAMES}")], Reach(_SMOOTHED_FRAMES, 0)
+        ),
+        "greyedge": Method(
+            lambda _: [("greyedge", "difford=1:minknorm=5:sigma=2")], is_mixed=True, takes_8_bits_only=True
+        ),
+        "grayworld": Method(lambda _: [("grayworld", "")], is_mixed=True),
+        "colorcorrect": Method(lambda _: [("colorcorrect", "analyze=median")], is_mixed=True),
+    },
+}
+"""The methods of each step, by name; the first is the default."""
+
+_DEINTERLACE: Final = Method(lambda _: [("bwdif", "mode=send_frame:deint=interlaced")], Reach(2, 2))
+
+
+def reach_of(steps: Iterable[Step], *, deinterlaces: bool) -> Reach:
+    """How far all steps together reach."""
+    reaches = [METHODS[step.name][step.method].reach for step in steps if step.strength > 0]
+    if deinterlaces:
+        reaches.append(_DEINTERLACE.reach)
+    return Reach(sum(reach.before for reach in reaches), sum(reach.behind for reach in reaches))
+
+
+class Target(NamedTuple):
+    """What all frames become: their size in pixels, and the pixel format."""
+
+    width: int
+    height: int
+    pixel_format: str
+
+
+class Shape(NamedTuple):
+    """All that a filter graph depends on; matrix and range in FFmpeg's numbers."""
+
+    width: int
+    height: int
+    pixel_format: str
+    matrix: int
+    range: int
+    is_interlaced: bool
+
+
+def shape_of(frame: VideoFrame) -> Shape:
+    """What a graph has to know of a frame."""
+    return Shape(
+        frame.width,
+        frame.height,
+        frame.format.name,
+        int(frame.colorspace),
+        int(frame.color_range),
+        frame.interlaced_frame,
+    )
+
+
+def buffer_of(graph: Graph, shape: Shape) -> FilterContext:
+    """The node of a graph where frames of a shape go in, in milliseconds and on square pixels."""
+    return graph.add(
+        "buffer",
+        video_size=f"{shape.width}x{shape.height}",
+        pix_fmt=shape.pixel_format,
+        time_base="1/1000",
+        pixel_aspect="1/1",
+        colorspace=str(shape.matrix),
+        range=str(shape.range),
+    )
+
+
+class Chain:
+    """Push frames, iterate over what is ready; as many frames come out as went in.
+
+    Args: `deinterlaces` where the header says that there are two fields in a frame; frames that say so themselves
+    are deinterlaced anyway. Frames of another size are scaled to that of the target, odd ones padded.
+    """
+
+    def __init__(self, steps: Iterable[Step], target: Target, *, deinterlaces: bool) -> None:
+        self._steps = [step for step in steps if step.strength > 0]
+        self._target = target
+        self._is_interlaced = deinterlaces
+        self._shape: Shape | None = None
+        self._graph: Graph | None = None
+        self._entry: FilterContext | None = None
+        self._exit: FilterContext | None = None
+        self._number = 0
+        self.changes: list[str] = []
+
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give those that are ready."""
+        frame = plain(frame)
+        self._is_interlaced = self._is_interlaced or frame.interlaced_frame
+        shape = shape_of(frame)._replace(is_interlaced=self._is_interlaced)
+        if shape != self._shape:
+            yield from self.flush()
+            self._shape = shape
+            nodes = self._nodes(shape)
+            if nodes:
+                self._build(shape, nodes)
+        if self._graph is None:
+            yield frame
+            return
+        assert self._entry is not None
+        frame.pts, frame.time_base = self._number, _GRAPH_TIME_BASE
+        self._number += 1
+        try:
+            self._entry.push(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError("unsupported", f"filters: {error}") from None
+        yield from self._ready()
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give what is still on the way; the next frame begins anew."""
+        if self._graph is not None:
+            assert self._entry is not None
+            self._entry.push(None)
+            yield from self._ready()
+        self._graph = self._entry = self._exit = self._shape = None
+
+    def _ready(self) -> Iterator[VideoFrame]:
+        assert self._exit is not None
+        with suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                frame = self._exit.pull()
+                assert isinstance(frame, VideoFrame)
+                yield frame
+
+    def _nodes(self, shape: Shape) -> list[tuple[Method, float]]:
+        """The methods that frames of this shape go through; also says what is changed beside the steps."""
+        target = self._target
+        methods = [(METHODS[step.name][step.method], step.strength) for step in self._steps]
+        if _depth(shape.pixel_format) > 8:
+            for step in self._steps:
+                if METHODS[step.name][step.method].takes_8_bits_only:
+                    self._say(f"{step.method} saw 8 bits of {_depth(shape.pixel_format)}")
+        if shape.is_interlaced:
+            self._say("deinterlaced (bwdif), a frame for each frame")
+            methods.insert(0, (_DEINTERLACE, 1.0))
+        ending: Nodes = []
+        sizes = f"{shape.width}x{shape.height} to {target.width}x{target.height}"
+        right, bottom = target.width - shape.width, target.height - shape.height
+        if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
+            self._say(f"padded from {sizes}: the encoder takes even sizes only")
+            ending += [
+                ("pad", f"{target.width}:{target.height}:0:0"),
+                ("fillborders", f"right={right}:bottom={bottom}:mode=smear"),
+            ]
+        elif (right, bottom) != (0, 0):
+            self._say(f"frames scaled from {sizes}")
+            ending.append(("scale", f"{target.width}:{target.height}:flags=bicubic+accurate_rnd+bitexact"))
+        if shape.pixel_format != target.pixel_format:
+            self._say(f"pixel format {shape.pixel_format} became {target.pixel_format}")
+        if methods or ending or shape.pixel_format != target.pixel_format:
+            methods.append((Method(lambda _: [*ending, ("format", format_of(target.pixel_format, shape))]), 1.0))
+        return methods
+
+    def _say(self, change: str) -> None:
+        if change not in self.changes:
+            self.changes.append(change)
+
+    def _build(self, shape: Shape, methods: list[tuple[Method, float]]) -> None:
+        graph = Graph()
+        graph.threads = 1
+        try:
+            self._entry = last = buffer_of(graph, shape)
+            for method, strength in methods:
+                last = _add(graph, last, method, strength, shape)
+            self._exit = graph.add("buffersink")
+            last.link_to(self._exit)
+            graph.configure()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError("unsupported", f"filters on {shape.pixel_format}: {error}") from None
+        self._graph = graph  # its contexts do not keep it alive
+
+
+def _add(graph: Graph, last: FilterContext, method: Method, strength: float, shape: Shape) -> FilterContext:
+    """Append a method's nodes; where it is mixed, on one arm of two that meet again."""
+    nodes = [graph.add(name, arguments or None) for name, arguments in method.nodes(strength)]
+    if not method.is_mixed or strength >= 1:
+        graph.link_nodes(last, *nodes)
+        return nodes[-1]
+    split, same = graph.add("split", "2"), graph.add("format", format_of(shape.pixel_format, shape))
+    mixed = graph.add("blend", f"all_mode=normal:all_opacity={strength:g}")
+    last.link_to(split)
+    graph.link_nodes(split, *nodes, same)
+    same.link_to(mixed, 0, 0)
+    split.link_to(mixed, 1, 1)
+    return mixed
+
+
+def _depth(pixel_format: str) -> int:
+    """Bits of a sample."""
+    return max(component.bits for component in VideoFormat(pixel_format).components)
+
+
+def format_of(pixel_format: str, shape: Shape) -> str:
+    """Arguments of `format` that keep matrix and range, also for what comes back from RGB."""
+    arguments = pixel_format
+    if not pixel_format.startswith(("rgb", "gbr", "bgr")):
+        if (matrix := MATRICES.get(shape.matrix)) is not None:
+            arguments += f":color_spaces={matrix}"
+        if (used := RANGES.get(shape.range)) is not None:
+            arguments += f":color_ranges={used}"
+    return arguments
+
+
+def plain(frame: VideoFrame) -> VideoFrame:
+    """The frame, with full range as a property and not as a pixel format of its own (yuvj420p): encoders differ."""
+    if not frame.format.name.startswith("yuvj"):
+        return frame
+    same = VideoFrame(frame.width, frame.height, frame.format.name.replace("yuvj", "yuv"))
+    for source, target in zip(frame.planes, same.planes, strict=True):
+        copy_plane(source, target)
+    same.pts, same.time_base = frame.pts, frame.time_base
+    same.colorspace, same.color_range = frame.colorspace, 2
+    same.color_primaries, same.color_trc = frame.color_primaries, frame.color_trc
+    return same
+
+
+def copy_plane(source: VideoPlane, target: VideoPlane) -> None:
+    """Copy one plane of a frame into another's, whose rows may be padded differently."""
+    rows = [np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1) for plane in (source, target)]
+    width = min(rows[0].shape[1], rows[1].shape[1])
+    rows[1][:, :width] = rows[0][:, :width]

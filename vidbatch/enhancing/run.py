@@ -1,0 +1,174 @@
+"""The chain of `enhance`, whole: list -> plan -> enhance -> [join] -> stage -> publish, on Ray Data.
+
+`enhance(config)` runs it and returns what it did. What it is for, and why it is exactly once, stands in the package's
+docstring. Clips of a video come back in any order; the driver knows when the last one is there, and has a task join
+them, so that no stage has to gather anything.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from vidbatch import decode, publish, source, storage
+from vidbatch import watch as watching
+from vidbatch.decode import Clip
+from vidbatch.enhancing.config import EnhanceConfig, describe, enhance_digest
+from vidbatch.enhancing.rows import EnhancedVideos, Join
+from vidbatch.enhancing.types import Facts
+from vidbatch.enhancing.worker import Enhancer, clip_url, join
+from vidbatch.errors import ConfigError
+from vidbatch.metrics import Progress, new_record, new_run_id
+from vidbatch.pipeline import (
+    LabelResult,
+    open_output,
+    own_errors,
+    recorded,
+    running_ray,
+    start_watch,
+    tune_context,
+    workers_alone,
+)
+from vidbatch.storage.globs import has_magic
+
+
+class EnhanceResult(LabelResult):
+    """What a run did, and the table `enhanced` it did it to."""
+
+
+def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceResult:
+    """Enhance every video of the archive that has no row yet, and publish `enhanced`.
+
+    Raises ConfigError before the first task for anything the user got wrong, TooManyFailures when the first videos
+    all fail for one reason, KeyboardInterrupt after a clean stop. All of them, and a kill, are resumed by a rerun.
+    """
+    started = time.monotonic()
+    progress = progress or Progress(enabled=False)
+    _check(config)
+    reading = config.reading
+    layout, num_recovered = open_output(reading, progress, publish.ENHANCED)
+    digest = enhance_digest(config)
+    published = publish.Published(config.output, layout, publish.ENHANCED.videos)
+    done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
+    steps = describe(config.wanted_steps)
+    record = new_record(new_run_id(), config, model=steps, config_digest=digest)
+    record.recovered_parts = num_recovered
+    if next(source.iter_pending(reading, done), None) is None:
+        record.state = "nothing_to_do"
+        record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
+        return EnhanceResult(reading, record)
+    progress.count_in_background(lambda: sum(1 for _ in source.iter_pending(reading, done)))
+    progress.note("starting Ray")
+    first_seen = published.first_seen()
+    videos = EnhancedVideos(
+        steps=steps,
+        provenance={"config_digest": digest, "run_id": record.run_id},
+        stage_seconds=config.stage_seconds,
+        partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
+        stage=partial(publish.stage_rows, config.output, record.run_id, publish.ENHANCED),
+        forget=partial(_forget, config),
+    )
+    with running_ray(), recorded(reading, record, videos, progress, started):
+        record.wall_seconds["start"] = round(time.monotonic() - started, 3)
+        workers, cpus = workers_alone(config.workers)
+        record.pools = {"enhance_workers": workers, "enhance_cpus": cpus}
+        watch = start_watch()
+        with watching.passing_on(watch, progress.warn), own_errors():
+            joins = _Joins(config, videos, most=workers)
+            for table in chain(config, done, workers, cpus, watch):
+                joins.start(videos.add(table))
+                joins.take()
+                videos.flush_if_due()
+                progress.update(videos.totals)
+                record.save_if_due(config.output, videos.totals)
+            joins.take_all()
+        videos.flush()
+        record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
+        publish.publish(config.output, layout, videos.parts, publish.ENHANCED)
+    return EnhanceResult(reading, record)
+
+
+def chain(
+    config: EnhanceConfig, done: source.DoneVideos, workers: int, cpus: float, watch: Any = None
+) -> Iterator[pa.Table]:
+    """Tables of ENHANCED_CLIPS as they come."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    tune_context(workers)
+    reading = config.reading
+    planner: source.Planner = partial(decode.plan, config=reading) if config.is_cut else decode.keep_whole
+    archive = source.archive_datasource(reading, done, planner=planner, num_decoders=workers)
+    packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
+    clips = packs.map_batches(
+        Enhancer,
+        fn_constructor_args=[config, watch],
+        batch_size=None,
+        batch_format="pyarrow",
+        # Clips take minutes: one that waited behind another would be the last of all while other actors have nothing.
+        compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+        num_cpus=cpus,
+    )
+    yield from clips.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+class _Joins:
+    """Tasks that join clips, at most so many at once, and what comes of them."""
+
+    def __init__(self, config: EnhanceConfig, videos: EnhancedVideos, *, most: int) -> None:
+        import ray
+
+        # Copying packets takes hardly any CPU, so it need not wait for an actor to end.
+        self._task = ray.remote(num_cpus=0)(join)
+        self._config = config
+        self._videos = videos
+        self._most = most
+        self._running: dict[Any, list[Clip]] = {}
+
+    def start(self, joins: list[Join]) -> None:
+        """Have these videos joined."""
+        for clips, facts in joins:
+            while len(self._running) >= self._most:
+                self.take(wait=True)
+            self._running[self._task.remote(self._config, clips, facts)] = clips
+
+    def take(self, *, wait: bool = False) -> None:
+        """Take what has been joined by now, or wait for one."""
+        import ray
+
+        if not self._running:
+            return
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=None if wait else 0)
+        for reference in ready:
+            clips = self._running.pop(reference)
+            self._videos.finish(clips, Facts.from_dict(json.loads(ray.get(reference))))
+
+    def take_all(self) -> None:
+        """Wait for all."""
+        while self._running:
+            self.take(wait=True)
+
+
+def _forget(config: EnhanceConfig, clips: list[Clip]) -> None:
+    """Remove what was kept of clips: facts first, which say that there are packets."""
+    for kind in ("json", "arrow"):
+        storage.delete([clip_url(config, clip, kind) for clip in clips])
+
+
+def _check(config: EnhanceConfig) -> None:
+    """Raise ConfigError for what this FFmpeg cannot do, and for an output whose videos would be inputs."""
+    from vidbatch.enhancing.encode import check_encoding  # it loads PyAV
+
+    check_encoding(config.encoding, config.container)
+    output = f"{storage.normalise(config.output).rstrip('/')}/"
+    for place in config.inputs:
+        if not has_magic(place) and output.startswith(f"{storage.normalise(place).rstrip('/')}/"):
+            raise ConfigError(
+                f"output: {storage.redact(config.output)!r} is not allowed: it lies in input "
+                f"{storage.redact(place)!r}, where enhanced videos would be found and enhanced again"
+            )

@@ -1,0 +1,165 @@
+"""What goes from an enhancing actor into its child process and comes back: plain types that need no PyAV."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from vidbatch.decoding.types import Bounds
+
+
+class Step(NamedTuple):
+    """One step: what it is for, by which method, how strongly (0, not at all, to 1)."""
+
+    name: str
+    method: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What an encoder is asked for; None: whatever it does by itself."""
+
+    encoder: str
+    """FFmpeg's name, as libx264."""
+    crf: float | None
+    bit_rate: int | None
+    two_pass: bool
+    gop: int
+    preset: str | None
+    pixel_format: str | None
+    """None: the source's, or the nearest that the encoder takes."""
+    options: dict[str, str]
+    threads: int
+
+
+@dataclass(frozen=True)
+class EnhanceJob:
+    """One clip to enhance. `clip` is a row of schema.CLIP."""
+
+    clip: dict[str, Any]
+    steps: tuple[Step, ...]
+    encoding: Encoding
+    container: str
+    """mp4 | mkv | webm."""
+    folder: str
+    """Where the child may write: the file, or the packets of one clip of several, under the names below."""
+    bounds: Bounds = field(default_factory=Bounds)
+    contact_sheet: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the clip is all of its video."""
+        return bool(self.clip["num_clips"] == 1)
+
+    @property
+    def file(self) -> str:
+        """Path of the finished video."""
+        return f"{self.folder}/video.{self.container}"
+
+    @property
+    def packets(self) -> str:
+        """Path of the packets of one clip of several."""
+        return f"{self.folder}/packets.arrow"
+
+    @property
+    def sheet(self) -> str:
+        """Path of the contact sheet."""
+        return f"{self.folder}/sheet.jpg"
+
+
+@dataclass(frozen=True)
+class JoinJob(EnhanceJob):
+    """The clips of one video to join: `urls` of their packets, `facts` of each, in their order."""
+
+    urls: tuple[str, ...] = ()
+    facts: tuple[Facts, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What an encoder and a container have to know of a video's pictures."""
+
+    width: int
+    height: int
+    pixel_format: str
+    time_base: tuple[int, int]
+    rate: tuple[int, int]
+    """Average frames a second."""
+    pixel_aspect: tuple[int, int]
+    """Width of a pixel by its height; (0, 1): unknown."""
+    colour: tuple[int, int, int, int]
+    """Range, matrix, primaries, transfer: FFmpeg's numbers."""
+    display_matrix: tuple[int, ...] | None
+    """9 numbers that turn the picture upright; None: it is."""
+
+
+@dataclass
+class Facts:
+    """What is to say of one clip, or of one file; sums, so that clips of a video can be added."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    error_kind: str | None = None
+    error_message: str | None = None
+    picture: Picture | None = None
+    num_frames_decoded: int = 0
+    num_frames: int = 0
+    num_measured: int = 0
+    error_power: float = 0.0
+    """Mean squared error by the square of the greatest value; summed over measured frames, as what follows."""
+    ssim: float = 0.0
+    sharpness_before: float = 0.0
+    sharpness_after: float = 0.0
+    noise_before: float = 0.0
+    noise_after: float = 0.0
+    decode_seconds: float = 0.0
+    enhance_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+    read_bytes: int = 0
+    first_seconds: float | None = None
+    """When the first frame is shown and the last one ends, on the source's clock."""
+    end_seconds: float | None = None
+    extradata: str = ""
+    """What the encoder says once for all packets, as hex digits."""
+    reorder_depth: int = 0
+    """How many packets, at most, come between a frame's turn to be decoded and its turn to be shown."""
+    changes: list[str] = field(default_factory=list)
+    thumbnails: list[list[str]] = field(default_factory=list)
+    """Pairs of small pictures before and after, JPEG in base64."""
+    file: dict[str, Any] = field(default_factory=dict)
+    """Of the finished file: size_bytes, codec; its url once it is in storage."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Facts:
+        """The facts that `to_dict` gave."""
+        values = dict(values)
+        if (picture := values.get("picture")) is not None:
+            plain: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in picture.items()}
+            values["picture"] = Picture(**plain)
+        return cls(**values)
+
+    def add(self, other: Facts) -> None:
+        """Add what another clip of the same video says, one that comes later."""
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("picture", "first_seconds"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(other, name))
+        self.header = self.header or other.header
+        self.end_seconds = other.end_seconds if other.end_seconds is not None else self.end_seconds
+        if self.error_kind is None:
+            self.error_kind, self.error_message = other.error_kind, other.error_message
+        self.reorder_depth = max(self.reorder_depth, other.reorder_depth)
+        self.changes += [change for change in other.changes if change not in self.changes]
+        self.thumbnails = self.thumbnails + other.thumbnails
+
+
+_SUMMED = (
+    "num_frames_decoded", "num_frames", "num_measured", "error_power", "ssim", "sharpness_before", "sharpness_after",
+    "noise_before", "noise_after", "decode_seconds", "enhance_seconds", "encode_seconds", "write_seconds", "read_bytes",
+)  # fmt: skip
