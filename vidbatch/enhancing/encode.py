@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from vidbatch.decoding.container import Video
 from vidbatch.enhancing.config import CODECS
+from vidbatch.enhancing.filters import MATRIX_OF_RGB, is_rgb
 from vidbatch.enhancing.reading import Enhanced
 from vidbatch.enhancing.types import Encoding, Facts, Picture
 from vidbatch.errors import ConfigError, VideoError
@@ -95,7 +96,6 @@ def _preset_option(context: Any) -> str | None:
 def picture_of(video: Video, frame: VideoFrame, encoding: Encoding) -> Picture:
     """What a video's pictures will be, from its first frame; the same whichever clip asks."""
     name = frame.format.name.replace("yuvj", "yuv")
-    full_range = frame.format.name != name
     formats = [known.name for known in Codec(encoding.encoder, "w").video_formats or ()]
     pixel_format = encoding.pixel_format or _nearest(name, formats)
     width, height = frame.width, frame.height
@@ -103,6 +103,11 @@ def picture_of(video: Video, frame: VideoFrame, encoding: Encoding) -> Picture:
         chroma = VideoFormat(pixel_format)
         width += width % 2 * (chroma.chroma_width(2) == 1)
         height += height % 2 * (chroma.chroma_height(2) == 1)
+    colour = int(frame.color_range), int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
+    if name != frame.format.name:
+        colour = 2, *colour[1:]
+    if is_rgb(name) and not is_rgb(pixel_format):
+        colour = 1, MATRIX_OF_RGB, *colour[2:]
     rate = video.stream.average_rate or video.stream.guessed_rate or _DEFAULT_RATE
     aspect = video.stream.sample_aspect_ratio or Fraction(0)
     side_data: Any = frame.side_data
@@ -114,10 +119,7 @@ def picture_of(video: Video, frame: VideoFrame, encoding: Encoding) -> Picture:
         time_base=video.time_base.as_integer_ratio(),
         rate=Fraction(rate).limit_denominator(1_000_000).as_integer_ratio(),
         pixel_aspect=aspect.as_integer_ratio(),
-        colour=(
-            2 if full_range else int(frame.color_range), int(frame.colorspace), int(frame.color_primaries),
-            int(frame.color_trc),
-        ),
+        colour=colour,
         display_matrix=None if data is None else struct.unpack("=9i", bytes(data)[:36]),
     )  # fmt: skip
 
@@ -196,6 +198,8 @@ def encoded(
             raise VideoError("encode", f"{context.name}: {error}") from None
         facts.encode_seconds += time.perf_counter() - began
         for packet in packets:
+            if packet.pts is not None and (packet.dts is None or packet.dts > packet.pts):
+                packet.dts = packet.pts  # libx265 makes up a time for the only frame of a video
             packet.duration = durations.pop(packet.pts, 0) if packet.pts is not None else 0
             yield packet
         if enhanced is None:

@@ -111,6 +111,7 @@ class _Copied:
     ) -> None:  # fmt: skip
         self._out = out
         self._shift = shift
+        self._has_chapters = bool(source.chapters())
         self._streams: dict[int, Stream] = {}
         self._recoded: dict[int, AudioStream] = {}
         for stream in source.streams:
@@ -137,6 +138,8 @@ class _Copied:
                 self._out.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data or b"")
                 return None
             return f"attachment {stream.name!r} left out: {container} cannot hold it"
+        if stream.type == "data" and self._has_chapters:
+            return None  # mp4 keeps their titles as a stream
         kind = "sound" if stream.type == "audio" else stream.type
         name = stream.codec_context.codec.canonical_name if stream.codec_context is not None else "unknown"
         what = f"{kind} of stream {stream.index} ({name})"

@@ -6,7 +6,7 @@ is no node at all, so that frames stay as they are, bit for bit.
     denoise   nlmeans     non-local means: strong on noise, slow                 s up to 12
               bm3d        block matching in one picture: sharp, slow             sigma up to 20
               fftdnoiz    Wiener filter of blocks of the spectrum                sigma up to 20
-              atadenoise  average over 9 frames where they hardly differ: fast   thresholds up to twice the default
+              atadenoise  average over 9 frames where they hardly differ: fast   thresholds up to 0.12 and 0.24
               deblock     the edges of a codec's blocks: fast                    alpha and beta up to twice the default
     colour    normalize   each channel stretched to its range, over a second     strength
               greyedge    white balance: the average edge is grey                mixed in
@@ -37,6 +37,9 @@ Nodes = list[tuple[str, str]]
 """Filters and their arguments, in FFmpeg's words."""
 
 MATRICES: Final = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020nc", 10: "bt2020c"}
+RGB_MATRIX: Final = 0
+MATRIX_OF_RGB: Final = 1
+"""What RGB becomes where the encoder takes none: BT.709, limited range."""
 RANGES: Final = {1: "tv", 2: "pc"}
 _SMOOTHED_FRAMES: Final = 24
 _GRAPH_TIME_BASE: Final = Fraction(1, 1000)
@@ -68,7 +71,9 @@ METHODS: Final[dict[str, dict[str, Method]]] = {
         "bm3d": Method(lambda x: [("bm3d", f"sigma={20 * x:g}:block=16:bstep=8")]),
         "fftdnoiz": Method(lambda x: [("fftdnoiz", f"sigma={20 * x:g}")]),
         "atadenoise": Method(
-            lambda x: [("atadenoise", ":".join(f"{p}a={0.04 * x:g}:{p}b={0.08 * x:g}" for p in "012") + ":s=9")],
+            lambda x: [
+                ("atadenoise", ":".join(f"{p}a={0.12 * x * x:g}:{p}b={0.24 * x * x:g}" for p in "012") + ":s=9")
+            ],
             Reach(4, 4),
         ),
         "deblock": Method(lambda x: [("deblock", f"filter=strong:alpha={0.196 * x:g}:beta={0.1 * x:g}")]),
@@ -269,12 +274,19 @@ def _depth(pixel_format: str) -> int:
 def format_of(pixel_format: str, shape: Shape) -> str:
     """Arguments of `format` that keep matrix and range, also for what comes back from RGB."""
     arguments = pixel_format
-    if not pixel_format.startswith(("rgb", "gbr", "bgr")):
+    if not is_rgb(pixel_format):
+        if shape.matrix == RGB_MATRIX:
+            return f"{arguments}:color_spaces={MATRICES[MATRIX_OF_RGB]}:color_ranges={RANGES[1]}"
         if (matrix := MATRICES.get(shape.matrix)) is not None:
             arguments += f":color_spaces={matrix}"
         if (used := RANGES.get(shape.range)) is not None:
             arguments += f":color_ranges={used}"
     return arguments
+
+
+def is_rgb(pixel_format: str) -> bool:
+    """Whether a pixel format has red, green and blue, or a palette of them."""
+    return VideoFormat(pixel_format).is_rgb or pixel_format.startswith("pal")
 
 
 def plain(frame: VideoFrame) -> VideoFrame:

@@ -86,7 +86,6 @@ class ClipReader:
         self._max_duration_seconds = max_duration_seconds
         self._waiting: deque[_Waiting] = deque()
         self._last_tick: int | None = None
-        self._second: int | None = None
 
     def __iter__(self) -> Iterator[Enhanced]:
         problem: VideoError | None = None
@@ -134,14 +133,8 @@ class ClipReader:
         """Of the whole video's frames the first, and those shown when a second begins: the same however it is cut."""
         if not self._measures:
             return False
-        if self._second is None:
-            self._second = math.ceil(shown.tick * self._video.time_base)
-            if self._start is None:
-                return True
-        if self._second * 1 < shown.end * self._video.time_base:
-            self._second = math.ceil(shown.end * self._video.time_base)
-            return True
-        return False
+        is_first = self._start is None and not self._facts.num_frames_decoded
+        return is_first or math.ceil(shown.tick * self._video.time_base) < shown.end * self._video.time_base
 
     def _decoded(self) -> Iterator[tuple[Shown, bool]]:
         """The clip's frames and those within reach, and whether each is the clip's."""
@@ -157,8 +150,8 @@ class ClipReader:
                 if behind >= self._reach.behind:
                     return
                 behind, is_inside = behind + 1, False
-            self._facts.num_frames_decoded += is_inside
             yield shown, is_inside
+            self._facts.num_frames_decoded += is_inside
 
     def _from_start(self) -> Iterator[Shown]:
         """Frames from the first within reach on, or from the beginning."""
