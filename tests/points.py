@@ -2,7 +2,7 @@
 
     python -c "import points; points.die_at('publish frames', 'after'); from vidbatch.cli import main; main()" label ...
 
-Every write of a run has one of these names; they are those of the docstring of vidbatch/publish.py.
+Every write of a run has one of these names; they are those of the docstrings of vidbatch/publish.py and enhancing.
 """
 
 from __future__ import annotations
@@ -31,11 +31,20 @@ _PLACES = {
     "discard frames": r"delete .*/staged/[^/]+/[^/]+\.frames\.parquet",
 }
 POINTS = tuple(_PLACES)
+"""Those of `label`."""
+_PLACES_OF_ENHANCE = {
+    "stage enhanced": r"put .*/staged/[^/]+/[^/]+\.enhanced\.parquet",
+    "publish enhanced": r"put_if .*/enhanced/.*bucket=\d+\.parquet",
+    "discard enhanced": r"delete .*/staged/[^/]+/[^/]+\.enhanced\.parquet",
+    "discard clips": r"delete .*/_clips/.*",
+}
+"""Those of `enhance` that its driver comes to, beside probe, layout and record (see vidbatch/enhancing/__init__.py)."""
+POINTS_OF_ENHANCE = tuple(_PLACES_OF_ENHANCE)
 
 
 def name_of(write: str, url: str) -> str:
     """The name of a write: `write` is put, put_if or delete."""
-    for name, pattern in _PLACES.items():
+    for name, pattern in (_PLACES | _PLACES_OF_ENHANCE).items():
         if re.fullmatch(pattern, f"{write} {url}"):
             return name
     raise AssertionError(f"{write} {url} has no name in points.py")

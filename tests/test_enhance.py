@@ -6,20 +6,26 @@ import io
 import json
 import os
 import subprocess
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from clips import LazyClips
-from servers import MotoServer
+from points import POINTS_OF_ENHANCE
+from servers import MotoServer, SeaweedServer
 
 import vidbatch
 from vidbatch import schema, storage
+from vidbatch.decoding.isolation import IsolatedProcess
 from vidbatch.decoding.planning import plan_clip
 from vidbatch.decoding.types import Job
 from vidbatch.enhancing.clip import enhance_clip, join_clips
@@ -513,3 +519,103 @@ def test_a_file_of_any_size_is_written_whole_or_not_at_all(moto_s3: MotoServer, 
         put_and_read_back(f"{place}/large.mp4", b"small", tmp_path / "large")
     assert moto_s3.count("PUT", "partNumber=3") == 1
     assert [name for name in os.listdir(tmp_path / "out") if name != "large.mp4"] == []
+
+
+# --- runs that are disturbed ------------------------------------------------------------------------------------------
+
+
+def command(folder: Path, output: str, dies_at: tuple[str, str] | None = None) -> list[str]:
+    """The run as a process of its own; given a crash point and a moment (points.py), one that dies there."""
+    lines = [f"{name}: {value}" for name, value in SETTINGS.items()]
+    (folder / "settings.yaml").write_text("\n".join([f"inputs: [{folder / 'in'}]", *lines]))
+    start = VIDBATCH if dies_at is None else f"import points; points.die_at(*{dies_at!r}); {VIDBATCH}"
+    return [sys.executable, "-c", start, "enhance", "--config", str(folder / "settings.yaml"), "--output", output]
+
+
+DEATHS = [(name, moment) for name in POINTS_OF_ENHANCE for moment in ("before", "after")]
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(("name", "moment"), DEATHS)
+def test_a_driver_killed_at_a_write_leaves_no_part_of_a_file_and_a_rerun_no_second_row(
+    tmp_path: Path, name: str, moment: str
+) -> None:
+    fill(tmp_path / "in")
+    output = str(tmp_path / "out")
+    died = subprocess.run(command(tmp_path, output, (name, moment)), capture_output=True, text=True, timeout=200)
+    assert died.returncode == -9, died.stderr
+    assert [file for file in files(output)["media"] if not file.endswith(".mp4")] == []
+    for file in files(output)["media"]:
+        assert len(pictures(f"{output}/{file}")) in (20, 120)
+    assert len({row["url"] for row in rows(output)}) == len(rows(output))
+    result = enhance(load_enhance_config({"output": output}, tmp_path / "settings.yaml"))
+    assert result.record.state in ("finished", "nothing_to_do")
+    check_output(output)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["actor", "child"])
+def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path, victim: str) -> None:
+    fill(tmp_path / "in")
+    make_video(tmp_path / "in" / "long.mp4", num_frames=120, fps=10, gop=20, with_sound=True, width=640, height=480)
+    output = str(tmp_path / "out")
+    words = [*command(tmp_path, output), "--steps", "denoise", "--denoise", "nlmeans", "--denoise-strength", "0.1"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        struck = None
+        while struck is None and process.poll() is None:
+            time.sleep(0.05)
+            if not list(tmp_path.glob("out/_clips/*/*.json")):
+                continue
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if "vidbatch.decoding.isolation" in " ".join(child.cmdline()) and child.parent() is not None:
+                        struck = child.parent() if victim == "actor" else child
+                        struck.kill()
+                        break
+        _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert struck is not None
+    check_output(output)
+
+
+@pytest.mark.long
+def test_real_clips_go_from_s3_to_s3_and_play(
+    seaweed_s3: SeaweedServer, clips: LazyClips, tmp_path: Path, vidbatch_command: Callable[..., tuple[int, str]]
+) -> None:
+    bucket = seaweed_s3()
+    names = ["bikes.mp4", "carphone.mp4", "runners.mp4", "globe.mp4"]
+    for name in names:
+        storage.put(f"{bucket}/in/{name}", Path(clips[name]).read_bytes())
+    code, said = vidbatch_command(
+        "enhance", f"{bucket}/in", "--output", f"{bucket}/out", "--steps", "denoise,colour", "--colour-strength", 0.3,
+        "--clip-seconds", 4, "--long-video-mb", 0, "--preset", "veryfast", "--contact-sheet",
+    )  # fmt: skip
+    assert code == 0, said
+    found = rows(f"{bucket}/out")
+    assert [row["url"].rpartition("/")[2] for row in found] == sorted(names)
+    for row in found:
+        path = tmp_path / row["output_url"].rpartition("/")[2]
+        path.write_bytes(storage.read_bytes(row["output_url"]))
+        asked = ["ffprobe", "-v", "error", "-count_frames", "-select_streams", "v:0", "-show_entries",
+                 "stream=nb_read_frames,width,height,codec_name", "-of", "json", str(path)]  # fmt: skip
+        seen = json.loads(subprocess.run(asked, capture_output=True, check=True, text=True).stdout)["streams"][0]
+        assert (int(seen["nb_read_frames"]), seen["codec_name"]) == (row["num_frames"], "h264")
+        assert (seen["width"], seen["height"]) == (row["width"], row["height"])
+        wanted = [seconds for seconds, _ in pictures(clips[row["url"].rpartition("/")[2]])]
+        assert [seconds for seconds, _ in pictures(path)] == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.long
+def test_memory_is_bounded_at_4k(tmp_path: Path) -> None:
+    make_video(tmp_path / "large.mp4", num_frames=150, width=3840, height=2160, gop=50)
+    wanted = job(tmp_path / "large.mp4", tmp_path, *TEMPORAL, preset="ultrafast")
+    process = IsolatedProcess(timeout_seconds=300, memory_bytes=2**31)
+    peak = 0
+    for record, _ in process.call("vidbatch.enhancing.clip:enhance_clip", wanted):
+        with open(f"/proc/{process.pid}/status") as status:
+            peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        facts = Facts.from_dict(record["facts"])
+    process.close()
+    assert (facts.num_frames, facts.error_kind) == (150, None)
+    assert peak < 1_500_000  # kB; a frame takes 12 MB, the filters of this test reach over 33

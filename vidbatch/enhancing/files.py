@@ -33,6 +33,7 @@ _OF_THE_CONTAINER: Final = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
 )
 """Metadata that describe the file that was, not the video."""
+_NOTABLE_SECONDS: Final = 1
 _SOUND_RATES: Final = (32_000, 44_100, 48_000)
 
 Packets: TypeAlias = "Iterator[Packet[VideoStream] | None]"
@@ -111,6 +112,7 @@ class _Copied:
     ) -> None:  # fmt: skip
         self._out = out
         self._shift = shift
+        self._changes = facts.changes
         self._has_chapters = bool(source.chapters())
         self._streams: dict[int, Stream] = {}
         self._recoded: dict[int, AudioStream] = {}
@@ -118,18 +120,19 @@ class _Copied:
             if stream.index != video_index:
                 change = self._take(stream, container)
                 if change is not None:
-                    facts.changes.append(change)
+                    self._changes.append(change)
         wanted = self._streams.keys() | self._recoded.keys()
         for stream in source.streams:
             stream.discard = Discard.default if stream.index in wanted else Discard.all
         out.metadata.update({n: v for n, v in source.metadata.items() if n.lower() not in _OF_THE_CONTAINER})
         if chapters := source.chapters():
             if container == "webm":
-                facts.changes.append(f"{len(chapters)} chapters left out: webm cannot hold them")
+                self._changes.append(f"{len(chapters)} chapters left out: webm cannot hold them")
             else:
                 out.set_chapters([_earlier(chapter, shift) for chapter in chapters])
         self._packets = self._demuxed(source, [source.streams[index] for index in sorted(wanted)])
-        self._next = next(self._packets, None)
+        self._next: Packet[Any] | None = None
+        self._has_begun = False
 
     def _take(self, stream: Stream, container: str) -> str | None:
         """Make room for a stream, or say why there is none."""
@@ -160,15 +163,20 @@ class _Copied:
             sound.metadata.update(stream.metadata)
             self._recoded[stream.index] = sound
             return f"{what} encoded anew ({codec}): {container} cannot hold it"
+        if stream.type == "video":
+            return f"{what} left out: only the main pictures are enhanced"
         return f"{what} left out: {container} cannot hold it"
 
     def mux_until(self, seconds: Fraction | None) -> None:
         """Write what is due before a time of the file; None: the rest."""
+        if not self._has_begun:  # the file has its header by now, which decides on the clock of each stream
+            self._has_begun, self._next = True, next(self._packets, None)
         while self._next is not None and (seconds is None or _seconds(self._next) <= seconds):
             self._out.mux_one(self._next)
             self._next = next(self._packets, None)
 
     def _demuxed(self, source: InputContainer, streams: list[Stream]) -> Iterator[Packet[Any]]:
+        last: dict[int, int] = {}
         if not streams:
             return
         try:
@@ -177,15 +185,32 @@ class _Copied:
                 if index in self._recoded:
                     yield from self._sound(packet)
                 elif packet.dts is not None and packet.size:
-                    ticks = round(self._shift / packet.time_base)
-                    packet.stream = self._streams[index]
-                    packet.dts -= ticks
-                    packet.pts = None if packet.pts is None else packet.pts - ticks
+                    self._put_in_order(packet, last)
                     yield packet
         except av.FFmpegError:
             return  # damage, which reading the pictures has met too
         for sound in self._recoded.values():
             yield from sound.encode(None)
+
+    def _put_in_order(self, packet: Packet[Any], last: dict[int, int]) -> None:
+        """Give a packet its place and time in the file: containers want times that rise, as those of joined recordings
+        do not."""
+        assert packet.dts is not None
+        stream = self._streams[packet.stream.index]
+        base = stream.time_base
+        assert base is not None
+        dts, pts = (
+            round((tick * packet.time_base - self._shift) / base)
+            for tick in (packet.dts, packet.dts if packet.pts is None else packet.pts)
+        )
+        packet.duration = round((packet.duration or 0) * packet.time_base / base)
+        packet.stream, packet.time_base = stream, base
+        least = last.get(stream.index, dts - 1) + 1
+        if (least - dts) * base > _NOTABLE_SECONDS:
+            change = f"{stream.type} of stream {stream.index} of the file is not in time: the source's clock falls back"
+            self._changes += [] if change in self._changes else [change]
+        packet.dts = last[stream.index] = max(dts, least)
+        packet.pts = max(packet.dts, pts)
 
     def _sound(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
         try:

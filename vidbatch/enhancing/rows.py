@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -41,7 +41,7 @@ class Totals:
     frames: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
     by_error_kind: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     read_bytes: int = 0
     written_bytes: int = 0
     frames_decoded: int = 0
@@ -92,6 +92,8 @@ class EnhancedVideos:
                 self.finish([clip], Facts.from_dict(json.loads(row["facts"])))
                 continue
             clips = self._open.setdefault(clip["video_id"], {})
+            if clip["clip_index"] not in clips:
+                self._count(Facts.from_dict(json.loads(row["facts"])))
             clips[clip["clip_index"]] = (clip, row["facts"])  # a task that is repeated gives the same again
             if len(clips) == clip["num_clips"]:
                 ordered = [clips[index] for index in sorted(clips)]
@@ -121,21 +123,28 @@ class EnhancedVideos:
         if len(clips) > 1 and facts.error_kind not in TRANSIENT_KINDS:  # else a rerun need not enhance them again
             self._joined += clips
         totals = self.totals
+        if len(clips) == 1:
+            self._count(facts)
         totals.videos += 1
-        totals.frames += facts.num_frames
-        totals.frames_decoded += facts.num_frames_decoded
-        totals.read_bytes += facts.read_bytes
+        totals.seconds["write"] += facts.write_seconds
         totals.written_bytes += row["output_size_bytes"] or 0
         totals.by_status[row["status"]] += 1
         if facts.error_kind is not None:
             totals.by_error_kind[facts.error_kind] += 1
-        for name in ("decode", "enhance", "encode", "write"):
-            totals.seconds[name] += getattr(facts, f"{name}_seconds")
         if totals.by_status["failed"] == totals.videos == HOPELESS_AFTER and len(totals.by_error_kind) == 1:
             raise TooManyFailures(
                 f"the first {HOPELESS_AFTER} videos all failed with {facts.error_kind!r} (the last: "
                 f"{facts.error_message}); nothing was published"
             )
+
+    def _count(self, facts: Facts) -> None:
+        """Count what was done for a clip; a long video shall not look like one that stands still."""
+        totals = self.totals
+        totals.frames += facts.num_frames
+        totals.frames_decoded += facts.num_frames_decoded
+        totals.read_bytes += facts.read_bytes
+        for name in ("decode", "enhance", "encode"):
+            totals.seconds[name] += getattr(facts, f"{name}_seconds")
 
     def flush_if_due(self) -> None:
         """Stage what is finished when it is time."""

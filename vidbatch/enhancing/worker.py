@@ -36,6 +36,8 @@ CLIPS: Final = "_clips"
 _TRIES: Final = 2
 _MIB: Final = 2**20
 _SCRATCH: Final = "vidbatch-enhance-"
+_STALE_SECONDS: Final = 3600.0
+"""A folder without a process is left alone for so long: another container's processes may not be seen from here."""
 
 
 class Enhancer:
@@ -173,8 +175,11 @@ def scratch_folder() -> str:
     """A folder on this machine's disk; those that killed processes have left are removed."""
     place = tempfile.gettempdir()
     for name in os.listdir(place):
+        folder = os.path.join(place, name)
         if (found := re.fullmatch(rf"{_SCRATCH}(\d+)-\w+", name)) is not None and not _is_alive(int(found[1])):
-            shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+            with suppress(FileNotFoundError):
+                if time.time() - os.stat(folder).st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
     return tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
 
 
