@@ -284,7 +284,7 @@ def _on_nodes(nodes: list[dict[str, Any]], options: argparse.Namespace, limit: i
     """One run whose tasks and actors are all placed on the given nodes."""
     import ray
 
-    from vidbatch import pipeline
+    from vidbatch.pools import pool_sizes
 
     resources = {kind: sum(node["Resources"].get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     chosen = ",".join(str(node["NodeID"]) for node in nodes)
@@ -292,7 +292,7 @@ def _on_nodes(nodes: list[dict[str, Any]], options: argparse.Namespace, limit: i
     context.execution_options.label_selector = {"ray.io/node-id": f"in({chosen})"}
     output = f"{options.output.rstrip('/')}/{name}-{int(time.time())}"
     config = LabelConfig(inputs=(options.archive,), output=output, limit=limit)
-    return {**resources, **measured_label(config, pipeline.pool_sizes(config, [node["Resources"] for node in nodes]))}
+    return {**resources, **measured_label(config, pool_sizes(config, [node["Resources"] for node in nodes]))}
 
 
 def _powers_of_two(most: int) -> list[int]:

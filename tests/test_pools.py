@@ -7,7 +7,7 @@ import pytest
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.growth import Joined
-from vidbatch.pipeline import Pools, blocks_not_picked_up, pool_sizes, sizes_now
+from vidbatch.pools import Pools, blocks_not_picked_up, pool_sizes, sizes_now
 
 LISTING_CPUS = 0.01
 

@@ -63,7 +63,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
         "sink": ("sink", "publish"),
     },
     {"testing": ("testing",)},
-    {"pipeline": ("pipeline", "plan", "blocks", "growth")},
+    {"pipeline": ("pipeline", "plan", "blocks", "growth", "pools")},
     {"training": ("training", "training.*"), "enhancing": ("enhancing", "enhancing.*")},
     {"evaluation": ("evaluation", "evaluation.*")},
     {"cli": ("cli", "cli_enhance", "cli_train")},

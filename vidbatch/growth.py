@@ -1,7 +1,7 @@
 """Nodes that join or leave a cluster while a run works in, pools of another size out.
 
 Ray Data's own autoscaling of actor pools would fill every free CPU with whichever stage is busier, and CPUs are left
-free on purpose: actors of a lost node need places (pipeline.pool_sizes). A limit of resources would keep them free, but
+free on purpose: actors of a lost node need places (pools.pool_sizes). A limit of resources would keep them free, but
 Ray Data deals it out to stages by their order, not their need. So a pool of a fixed size gets another fixed size,
 worked out anew from the nodes that are there, and Ray Data, which keeps a pool at its size, starts or ends actors.
 

@@ -16,29 +16,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from vidbatch import blocks, decode, growth, models, publish, source, storage
 from vidbatch import watch as watching
-from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, Stopped, StorageError, TooManyFailures, VidbatchError
 from vidbatch.metrics import Progress, RunRecord, Staging, at_work, new_record, new_run_id
+from vidbatch.pools import Pools, blocks_not_picked_up, pool_sizes, sizes_now
 from vidbatch.results import LabelTables
 from vidbatch.sink import Sink
-
-BLOCKS_NOT_PICKED_UP: Final = 8
-"""A task waits when so many of its blocks are not picked up yet, and Ray Data picks up ten times a second: with its
-default of 2, videos that take no time to decode ran at 19 a second (a block each), with 8 at 90."""
-LEAST_BLOCKS_NOT_PICKED_UP: Final = 2
-STORE_SHARE_NOT_PICKED_UP: Final = 1 / 4
-"""Ray Data's backpressure does not hold these blocks back: of two decoders and a store of 100 or 200 MB, 8 each were
-spilled in 7 of 11 runs, 2 each in none of 10."""
 
 
 class LabelResult(LabelTables):
@@ -60,17 +52,6 @@ class LabelResult(LabelTables):
     def is_acceptable(self) -> bool:
         """Whether no larger share of the run's videos failed than was allowed."""
         return self.num_failed <= self.max_failed_share * self.record.videos
-
-
-class Pools(NamedTuple):
-    """Actors of each stage and what each asks of Ray."""
-
-    decode_workers: int
-    model_workers: int
-    decode_cpus: float
-    model_cpus: float
-    model_gpus: float
-    model_threads: int
 
 
 class Stages(NamedTuple):
@@ -220,88 +201,6 @@ def start_watch() -> Any:
     import ray
 
     return ray.remote(watching.Watch).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-
-
-def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None = None) -> Pools:
-    """Actors a stage, from the cluster's resources: one decoder a CPU; one model a GPU, else one in four CPUs.
-
-    Decoders and models ask for equal shares of the CPUs, the largest with which all of them find a place, also when a
-    node is lost: one too many would wait for a decoder to end, which may itself wait for the model to take its frames.
-    Beside a GPU a model asks for no CPU, so that decoders cannot take its place. A single node has room for twice as
-    many: when a second one joins, its actors must find a place on the first (see sizes_now).
-    Args: `nodes` that may be used, CPU and GPU of each; all of the cluster's where not given.
-    """
-    nodes = _nodes() if nodes is None else nodes
-    cpus = max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
-    gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
-    on_gpu = gpus > 0 and config.device != "cpu"
-    check_device(config.device, num_gpus=gpus)
-    model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
-    decode_workers = config.decode_workers or cpus
-    num_sharing = decode_workers if on_gpu else decode_workers + model_workers
-    is_alone = sum(node.get("CPU", 0.0) > 0 for node in nodes) == 1
-    share = _cpu_share(_survivors(nodes), 2 * num_sharing if is_alone else num_sharing)
-    return Pools(
-        decode_workers=decode_workers,
-        model_workers=model_workers,
-        decode_cpus=share,
-        model_cpus=0.0 if on_gpu else share,
-        model_gpus=min(1.0, gpus / model_workers) if on_gpu else 0.0,
-        model_threads=max(1, cpus // model_workers),
-    )
-
-
-def sizes_now(config: LabelConfig, begun: Pools, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int]:
-    """Decoders and models of a run that began with other nodes: those of one that begins now, if there is room.
-
-    All ask for as much as those that it began with, and find a place when a node is lost; a number that the settings
-    name stays. A run that began on CPUs leaves GPUs that join alone.
-    """
-    is_on_gpu = begun.model_gpus > 0
-    if is_on_gpu and not any(node.get("GPU", 0.0) for node in nodes):
-        return begun.decode_workers, begun.model_workers  # the model waits for another GPU
-    now = pool_sizes(config if is_on_gpu else config.model_copy(update={"device": "cpu"}), nodes)
-    room = _num_places(_survivors(nodes), round(100 * begun.decode_cpus)) - (0 if is_on_gpu else now.model_workers)
-    return config.decode_workers or max(1, min(now.decode_workers, room)), now.model_workers
-
-
-def workers_alone(workers: int | None) -> tuple[int, float]:
-    """How many actors a stage has that is the only one, one a CPU if nothing is said, and the CPUs each asks for."""
-    nodes = _nodes()
-    num_workers = workers or max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
-    return num_workers, _cpu_share(_survivors(nodes), num_workers)
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def blocks_not_picked_up(store_bytes: float, decode_workers: int) -> int:
-    """How many blocks each decoder may have waiting to be picked up, so that all of them have room in the store."""
-    room = int(STORE_SHARE_NOT_PICKED_UP * store_bytes / (decode_workers * blocks.BLOCK_BYTES))
-    return min(BLOCKS_NOT_PICKED_UP, max(LEAST_BLOCKS_NOT_PICKED_UP, room))
-
-
-def _survivors(nodes: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """The nodes that are left when the largest tenth of them, at least one of several, is lost.
-
-    Actors of a lost node are restarted where they find a place, and until then their videos wait.
-    """
-    with_cpus = sorted((node for node in nodes if node.get("CPU", 0.0) > 0), key=lambda node: node["CPU"])
-    num_lost = 0 if len(with_cpus) < 2 else max(1, len(with_cpus) // 10)
-    return with_cpus[: len(with_cpus) - num_lost]
-
-
-def _cpu_share(nodes: Sequence[Mapping[str, float]], num_actors: int) -> float:
-    """The most CPUs, up to 1 in hundredths, that so many actors can ask for and all be placed, beside the listing."""
-    return next((share for share in range(100, 1, -1) if _num_places(nodes, share) >= num_actors), 1) / 100
-
-
-def _num_places(nodes: Sequence[Mapping[str, float]], hundredths: int) -> int:
-    """How many actors that ask for so many hundredths of a CPU fit, beside the listing."""
-    return sum(max(0, int(100 * node.get("CPU", 0.0)) - 2) // hundredths for node in nodes)
 
 
 def _predictions(

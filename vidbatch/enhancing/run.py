@@ -32,8 +32,8 @@ from vidbatch.pipeline import (
     running_ray,
     start_watch,
     tune_context,
-    workers_alone,
 )
+from vidbatch.pools import workers_alone
 from vidbatch.storage.globs import has_magic
 
 
