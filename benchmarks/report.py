@@ -124,7 +124,7 @@ def camera_accuracy(content: Content) -> Iterator[Line]:
     allowed, rows = content["allowed"], content["rows"]
     for kind, found in content["summary"].items():
         about = f"camera motion, {rows[f'{kind}_0']['about'].partition(',')[0]}"
-        windows = f"{rows[f'{kind}_0']['windows']:,} test windows, mean of {found['seeds']} seeds"
+        windows = f"{rows[f'{kind}_0']['windows']:,} test windows, seeds: {found['seeds']}"
         directions = " ".join(f"{axis} **{right:.3f}**" for axis, right in found["direction"].items())
         lines = (
             (f"of 9 classes right ({windows})", f"**{found['accuracy']:.3f}**", f"≥ {allowed['accuracy']}"),

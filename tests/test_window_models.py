@@ -147,7 +147,7 @@ def test_a_classifier_answers_as_the_network_does_on_the_trainings_tensors(tmp_p
     assert np.allclose(sums, expected.sum(0).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("network", ["small+attention", "small+mean", "r3d_18"])
+@pytest.mark.parametrize("network", ["small+attention", "small+mean", "correlation+gru", "r3d_18"])
 def test_a_bundle_of_each_kind_of_network_is_a_whole_model(tmp_path: Path, network: str) -> None:
     settings = {"inputs": InputSpec.model_validate({}), "network": VideoSpec.of(network)}
     reference = find_model(bundle(tmp_path / "model", **settings))
