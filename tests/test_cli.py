@@ -172,7 +172,7 @@ def long(place: Path) -> Path:
     return place / "long"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(
     place: Path, long: Path, number: int, local_ray: None, vidbatch_command: Callable[..., tuple[int, str]]
 ) -> None:

@@ -260,8 +260,9 @@ def test_small_objects_cost_at_most_two_gets_each(
     for path in stamped.values():
         client.put_object(Bucket=bucket.removeprefix("s3://"), Key=f"in/{path.name}", Body=path.read_bytes())
     moto_s3.forget()
-    label_in_a_process_of_its_own(f"{bucket}/in/*", "--output", f"{bucket}/out", "--model", stamp_model)
-    assert_each_row_is_of_its_video(vidbatch.tables(f"{bucket}/out"), set(stamped))
+    assert_each_row_is_of_its_video(
+        vidbatch.label(f"{bucket}/in/*", output=f"{bucket}/out", model=stamp_model), set(stamped)
+    )
     for path in stamped.values():
         assert 1 <= moto_s3.count("GET", path.name) <= 2
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -55,10 +56,12 @@ wait
 """What a host starts with; it waits for the orphans of its process namespace, too."""
 
 ALIVE: Final = """
-import json, ray
+import json, sys, ray
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-print(json.dumps([node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]))
+for _ in sys.stdin:
+    print("alive", json.dumps([node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]), flush=True)
 """
+"""Asked by a line, as often as one likes: to be connected costs seconds of a CPU."""
 
 
 def ip(*words: str) -> str:
@@ -114,6 +117,8 @@ class Hosts(AbstractContextManager["Hosts"]):
         self._num_hosts = num_hosts
         self._bridge = f"{PREFIX}{os.getpid()}"
         self._made = 0
+        self._asked: subprocess.Popen[Any] | None = None
+        """The process that answers `alive`."""
         self._processes: list[subprocess.Popen[Any]] = []
         """What holds the hosts' namespaces (when it ends, the kernel kills all that runs in them), and Ray."""
         self.hosts: list[Host] = []
@@ -203,9 +208,22 @@ class Hosts(AbstractContextManager["Hosts"]):
 
     def alive(self) -> set[str]:
         """Addresses of the hosts that Ray's head believes to be alive."""
-        process = self.run(self.head, [sys.executable, "-c", ALIVE], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        answer, _ = process.communicate(timeout=START_SECONDS)
-        return set(json.loads(answer)) if process.returncode == 0 else set()
+        if self._asked is None or self._asked.poll() is not None:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self._asked = self.run(self.head, [sys.executable, "-c", ALIVE], bufsize=0, **pipes)
+            self._processes.append(self._asked)
+        assert self._asked.stdin is not None
+        assert self._asked.stdout is not None
+        with suppress(BrokenPipeError):
+            self._asked.stdin.write(b"\n")
+            while select.select([self._asked.stdout], [], [], START_SECONDS)[0]:
+                if not (line := self._asked.stdout.readline()):
+                    break
+                if line.startswith(b"alive "):  # Ray may have had something to say, too
+                    return set(json.loads(line.removeprefix(b"alive ")))
+        self._asked.kill()  # there is no head yet
+        self._asked.wait()
+        return set()
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
