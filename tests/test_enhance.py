@@ -294,6 +294,17 @@ def test_sound_subtitles_chapters_metadata_and_tags_are_copied_or_said_to_be_gon
     assert heard == pytest.approx(seconds[0], abs=0.03)
 
 
+def test_sound_whose_clock_falls_back_is_kept_and_said_to_be_out_of_time(tmp_path: Path) -> None:
+    make_video(tmp_path / "part.ts", num_frames=60, with_sound=True)
+    (tmp_path / "twice.ts").write_bytes((tmp_path / "part.ts").read_bytes() * 2)
+    wanted = job(tmp_path / "twice.ts", tmp_path, preset="ultrafast")
+    facts = done(wanted)
+    assert facts.num_frames > 50
+    assert facts.changes == ["audio of stream 1 of the file is not in time: the source's clock falls back"]
+    with av.open(wanted.file) as file:
+        assert sum(frame.samples for frame in file.decode(audio=0)) == pytest.approx(2 * 2.4 * 48_000, rel=0.05)
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotation_and_pixel_aspect_are_kept(tmp_path: Path, rotation: int) -> None:
     make_video(tmp_path / "turned.mp4", num_frames=5, rotation=rotation, pixel_aspect=Fraction(4, 3))
@@ -403,6 +414,8 @@ def test_a_contact_sheet_shows_before_and_after(tmp_path: Path) -> None:
         ({"codec": "aac"}, "codec: 'aac' is not allowed: it encodes audio"),
         ({"container": "webm"}, "container: 'webm' is not allowed: it cannot hold h264"),
         ({"pixel_format": "rgb565"}, "pixel_format: 'rgb565' is not allowed: libx264 takes yuv420p"),
+        ({"preset": "hasty"}, "codec: libx264 refuses preset hasty: "),
+        ({"crf": 60, "codec": "hevc"}, "codec: libx265 refuses crf 60: "),
         ({"crf": 20, "bitrate": "1M"}, "crf: 20 is not allowed together with bitrate 1M"),
         ({"two_pass": True}, "two_pass: True is not allowed without a bitrate"),
         ({"two_pass": True, "bitrate": "1M", "codec": "vp9"}, "two_pass: True is not allowed with libvpx-vp9"),

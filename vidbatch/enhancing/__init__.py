@@ -39,6 +39,9 @@ stands, and has one row whatever is killed. Files come before rows, and the orde
     publish enhanced, discard enhanced    as in publish.py
     discard clips    when their video's row is staged: until then they are what a rerun need not do again
 
+Two runs over one output at once may use each other's clips: the one that finds them gone when it joins them records a
+transient failure (`missing`), which the next run mends.
+
 A kill between two of these leaves a file without a row at worst, which the rerun replaces; never half a file under
 its name, never two rows.
 """

@@ -5,6 +5,7 @@ Runs in the child process, and once in the driver to check what was asked for.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,25 @@ def check_encoding(encoding: Encoding, container: str) -> None:
         raise ConfigError(f"crf: {encoding.encoder} has no such mode; give a bitrate")
     if encoding.preset is not None and _preset_option(context) is None:
         raise ConfigError(f"preset: {encoding.preset!r} is not allowed: {encoding.encoder} has none")
+    if encoding.encoder in CODECS.values():  # others may need hardware that only the workers have
+        _check_opens(context, encoding, encoding.pixel_format or formats[0])
+
+
+def _check_opens(context: Any, encoding: Encoding, pixel_format: str) -> None:
+    """Raise ConfigError where the encoder itself refuses its settings."""
+    configure(context, encoding, Picture(256, 256, pixel_format, (1, 25), (25, 1), (1, 1), (1, 2, 2, 2), None))
+    try:
+        context.open()
+    except (av.FFmpegError, ValueError) as error:
+        asked = {"crf": encoding.crf, "preset": encoding.preset, "bitrate": encoding.bit_rate, **encoding.options}
+        given = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in asked.items()
+            if value is not None
+        )
+        _, separator, said = str(error).rpartition("log: ")
+        words = said if separator else getattr(error, "strerror", said)
+        raise ConfigError(f"codec: {encoding.encoder} refuses {given}: {words}") from None
 
 
 def format_of(container: str) -> str:
@@ -164,6 +184,7 @@ def _options(context: VideoCodecContext, encoding: Encoding, way: Pass | None) -
     elif encoding.encoder == "libx265":
         options["x265-params"] = ":".join(["log-level=error", "open-gop=0", f"pools={encoding.threads}", *passes])
     elif encoding.encoder == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # only errors; else it tells stderr about each video
         options["svtav1-params"] = f"lp={encoding.threads}"
     elif encoding.encoder == "libvpx-vp9":
         options = {"row-mt": "1", "cpu-used": "4"} | options | ({} if encoding.bit_rate else {"b": "0"})

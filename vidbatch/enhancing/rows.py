@@ -112,6 +112,8 @@ class EnhancedVideos:
             whole.add(part)
         if fatal is not None:
             whole.error_kind, whole.error_message = fatal.error_kind, fatal.error_message
+        if whole.error_kind is None:
+            whole.error_kind, whole.error_message = "no_video_stream", "no frame to encode"
         whole.num_frames = 0
         self.finish(clips, whole)
         return []
