@@ -311,13 +311,14 @@ def test_documented_commands_exist(document: str) -> None:
         assert (REPOSITORY / script).is_file(), script
 
 
-@pytest.mark.parametrize("name", ["label", "train"])
-def test_recipes_import_and_take_the_command_lines_arguments(name: str) -> None:
+@pytest.mark.parametrize(("name", "constant"), [("label", "model"), ("train", "model"), ("enhance", "steps")])
+def test_recipes_import_and_take_the_command_lines_arguments(name: str, constant: str) -> None:
     sys.path.insert(0, str(REPOSITORY / "jobs"))
     try:
         recipe = importlib.import_module(name)
     finally:
         sys.path.remove(str(REPOSITORY / "jobs"))
     assert recipe.arguments(["a", "--output", "b"]) == [name, "a", "--output", "b"]
-    recipe.MODEL, recipe.INPUTS = "resnet50", ("s3://bucket/videos",)
-    assert recipe.arguments([]) == [name, "--model", "resnet50", "s3://bucket/videos"]
+    setattr(recipe, constant.upper(), "chosen")
+    recipe.INPUTS = ("s3://bucket/videos",)
+    assert recipe.arguments([]) == [name, f"--{constant}", "chosen", "s3://bucket/videos"]
