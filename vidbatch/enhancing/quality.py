@@ -33,15 +33,20 @@ def measure(facts: Facts, before: VideoFrame, after: VideoFrame) -> None:
     """Add what there is to say of one frame; of one whose size has changed nothing is said."""
     if after.width - before.width not in (0, 1) or after.height - before.height not in (0, 1):
         return
-    error_power, ssim = _differences(before, after)
-    lumas = _luma(before), _luma(after)[: before.height, : before.width]
+    luma = _luma(before)
+    figures = sharpness(luma), noise(luma)
+    error_power, ssim, figures_after = 0.0, 1.0, figures
+    if after is not before:  # as it is where there is nothing to do
+        error_power, ssim = _differences(before, after)
+        luma = _luma(after)[: before.height, : before.width]
+        figures_after = sharpness(luma), noise(luma)
     facts.num_measured += 1
     facts.error_power += error_power
     facts.ssim += ssim
-    facts.sharpness_before += sharpness(lumas[0])
-    facts.sharpness_after += sharpness(lumas[1])
-    facts.noise_before += noise(lumas[0])
-    facts.noise_after += noise(lumas[1])
+    facts.sharpness_before += figures[0]
+    facts.sharpness_after += figures_after[0]
+    facts.noise_before += figures[1]
+    facts.noise_after += figures_after[1]
 
 
 def sharpness(luma: Luma) -> float:
