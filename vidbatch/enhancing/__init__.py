@@ -37,7 +37,8 @@ stands, and has one row whatever is killed. Files come before rows, and the orde
     contact sheet    likewise
     stage enhanced   from here on the file has a row, for whoever comes next
     publish enhanced, discard enhanced    as in publish.py
-    discard clips    when their video's row is staged: until then they are what a rerun need not do again
+    discard clips    when their video's row is staged: until then they are what a rerun need not do again. What a kill
+                     leaves of them is removed by the next run
 
 Two runs over one output at once may use each other's clips: the one that finds them gone when it joins them records a
 transient failure (`missing`), which the next run mends.

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -21,8 +21,8 @@ from vidbatch.decode import Clip
 from vidbatch.enhancing.config import EnhanceConfig, describe, enhance_digest
 from vidbatch.enhancing.rows import EnhancedVideos, Join
 from vidbatch.enhancing.types import Facts
-from vidbatch.enhancing.worker import Enhancer, clip_url, join
-from vidbatch.errors import ConfigError
+from vidbatch.enhancing.worker import CLIPS, Enhancer, clip_url, join, name_of
+from vidbatch.errors import TRANSIENT_KINDS, ConfigError
 from vidbatch.metrics import Progress, new_record, new_run_id
 from vidbatch.pipeline import (
     LabelResult,
@@ -34,7 +34,11 @@ from vidbatch.pipeline import (
     tune_context,
 )
 from vidbatch.pools import workers_alone
+from vidbatch.results import Table
 from vidbatch.storage.globs import has_magic
+
+_NAMING: Final = ["video_id", "url", "member", "content_version", "config_digest", "error_kind"]
+"""Columns that say what the clips of a video were called, and whether they are still wanted."""
 
 
 class EnhanceResult(LabelResult):
@@ -52,6 +56,7 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
     _check(config)
     reading = config.reading
     layout, num_recovered = open_output(reading, progress, publish.ENHANCED)
+    _sweep(config)
     digest = enhance_digest(config)
     published = publish.Published(config.output, layout, publish.ENHANCED.videos)
     done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
@@ -158,6 +163,20 @@ def _forget(config: EnhanceConfig, clips: list[Clip]) -> None:
     """Remove what was kept of clips: facts first, which say that there are packets."""
     for kind in ("json", "arrow"):
         storage.delete([clip_url(config, clip, kind) for clip in clips])
+
+
+def _sweep(config: EnhanceConfig) -> None:
+    """Remove clips that a run was killed before removing: those of videos that have their row."""
+    left: dict[str, list[str]] = {}
+    for url in storage.list_files(storage.join(config.output, CLIPS)):
+        left.setdefault(url.split("/")[-2], []).append(url)
+    if not left:
+        return
+    table = Table(config.output, publish.ENHANCED.videos).to_dataset().to_table(columns=_NAMING)
+    for row in table.to_pylist():
+        if row["error_kind"] not in TRANSIENT_KINDS:
+            urls = left.pop(name_of(row, row["config_digest"]), [])
+            storage.delete(sorted(urls, key=lambda url: not url.endswith(".json")))
 
 
 def _check(config: EnhanceConfig) -> None:
