@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clips import LazyClips
@@ -25,17 +27,20 @@ from servers import MotoServer, SeaweedServer
 
 import vidbatch
 from vidbatch import schema, storage
+from vidbatch.decode import keep_whole, plan
 from vidbatch.decoding.isolation import IsolatedProcess
 from vidbatch.decoding.planning import plan_clip
 from vidbatch.decoding.types import Job
 from vidbatch.enhancing.clip import enhance_clip, join_clips
-from vidbatch.enhancing.config import enhance_digest, load_enhance_config
+from vidbatch.enhancing.config import EnhanceConfig, enhance_digest, load_enhance_config
 from vidbatch.enhancing.filters import METHODS
 from vidbatch.enhancing.quality import noise, sharpness
 from vidbatch.enhancing.run import enhance
 from vidbatch.enhancing.types import Encoding, EnhanceJob, Facts, JoinJob, Step
+from vidbatch.enhancing.worker import Enhancer, clip_url, join
 from vidbatch.errors import ConfigError
-from vidbatch.testing import make_video, read_stamp
+from vidbatch.source import DoneVideos, Planner, read_work
+from vidbatch.testing import make_shard, make_video, read_stamp
 
 LOSSLESS = {"crf": 0.0, "preset": "ultrafast"}
 """Of libx264: what its packets decode to is what it was handed."""
@@ -504,6 +509,46 @@ def check_output(output: str) -> None:
                                             row["output_url"].rpartition("/")[2] for row in (long, short))  # fmt: skip
     assert found["_clips"] == []
     assert not [name for name in found["_runs"] if "staged" in name]
+
+
+def work_of(config: EnhanceConfig, planner: Planner) -> pa.Table:
+    return pa.concat_tables(read_work(config.reading, DoneVideos(), planner, part=0, num_parts=1))
+
+
+def test_members_of_a_shard_are_enhanced_under_names_of_their_own(tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=5, video_number=3)
+    (tmp_path / "in").mkdir()
+    members = {"x/one.mp4": tmp_path / "a.mp4", "x/two?.mp4": tmp_path / "a.mp4", "x/bad.mp4": b"no video"}
+    make_shard(tmp_path / "in" / "videos.tar", members)
+    settings = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), "preset": "ultrafast"}
+    config = load_enhance_config(settings)
+    enhancer = Enhancer(config)
+    table = pa.concat_tables(enhancer(work_of(config, keep_whole)))
+    enhancer.close()
+    facts = [Facts.from_dict(json.loads(text)) for text in table["facts"].to_pylist()]
+    assert [fact.error_kind for fact in facts] == [None, None, "not_a_video"]
+    media = sorted(os.listdir(tmp_path / "out" / "media"))
+    assert [name.rpartition("-")[0] for name in media] == ["one", "two_"]
+    assert [fact.file["url"].rpartition("/")[2] for fact in facts[:2]] == media
+    assert all(len(pictures(tmp_path / "out" / "media" / name)) == 5 for name in media)
+
+
+def test_a_clip_that_is_done_is_not_done_again_and_one_that_is_gone_is_a_transient_failure(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    make_video(tmp_path / "in" / "a.mp4", num_frames=60, fps=10, gop=10)
+    config = load_enhance_config({"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), "preset": "ultrafast",
+                                  "clip_seconds": 2, "long_video_mb": 0})  # fmt: skip
+    work = work_of(config, partial(plan, config=config.reading))
+    enhancer = Enhancer(config)
+    tables = [pa.concat_tables(enhancer(work)) for _ in range(2)]
+    enhancer.close()
+    assert tables[0].num_rows >= 3
+    assert tables[0].equals(tables[1])  # the seconds that it took, too
+    clips, facts = tables[0]["clip"].to_pylist(), tables[0]["facts"].to_pylist()
+    assert Facts.from_dict(json.loads(join(config, clips, facts))).num_frames == 60
+    os.unlink(storage.normalise(clip_url(config, clips[1], "arrow")).removeprefix("file://"))
+    lost = Facts.from_dict(json.loads(join(config, clips, facts)))
+    assert (lost.error_kind, lost.num_frames, lost.file) == ("missing", 0, {})
 
 
 @pytest.mark.usefixtures("local_ray")
