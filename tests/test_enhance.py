@@ -536,8 +536,8 @@ def test_members_of_a_shard_are_enhanced_under_names_of_their_own(tmp_path: Path
 def test_a_clip_that_is_done_is_not_done_again_and_one_that_is_gone_is_a_transient_failure(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     make_video(tmp_path / "in" / "a.mp4", num_frames=60, fps=10, gop=10)
-    config = load_enhance_config({"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out"), "preset": "ultrafast",
-                                  "clip_seconds": 2, "long_video_mb": 0})  # fmt: skip
+    places = {"inputs": [str(tmp_path / "in")], "output": str(tmp_path / "out")}
+    config = load_enhance_config({**places, "preset": "ultrafast", "clip_seconds": 2, "long_video_mb": 0})
     work = work_of(config, partial(plan, config=config.reading))
     enhancer = Enhancer(config)
     tables = [pa.concat_tables(enhancer(work)) for _ in range(2)]
