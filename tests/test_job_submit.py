@@ -1,4 +1,4 @@
-"""The recipe jobs/label.py, sent by `ray job submit` to a real Ray head that has the packages but no vidbatch."""
+"""The recipes of jobs/, sent by `ray job submit` to a real Ray head that has the packages but no vidbatch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 import pytest
+from fading import make_archive
+from fading import settings as settings_of_training
 from servers import MotoServer, free_port
 
 import vidbatch
@@ -47,13 +49,15 @@ class Cluster:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.run(command, env=environment, cwd=self.env["HOME"], timeout=timeout, **pipes)
 
-    def submit(self, job: Path, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, job: Path, *arguments: str, recipe: str = "label.py", options: tuple[str, ...] = (), timeout: float = 150
+    ) -> subprocess.CompletedProcess[str]:
         """The documented command."""
-        return self.ray(*submission(job, *arguments, options=options))
+        return self.ray(*submission(job, *arguments, recipe=recipe, options=options), timeout=timeout)
 
 
-def submission(job: Path, *arguments: str, options: tuple[str, ...] = ()) -> tuple[str, ...]:
-    return ("job", "submit", "--working-dir", str(job), *options, "--", "python", "label.py", *arguments)
+def submission(job: Path, *arguments: str, recipe: str = "label.py", options: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return ("job", "submit", "--working-dir", str(job), *options, "--", "python", recipe, *arguments)
 
 
 def environment_without_vidbatch(folder: Path) -> Path:
@@ -238,6 +242,32 @@ def test_a_stopped_job_goes_on_when_submitted_again(cluster: Cluster, job: Path,
     assert second["state"] == "finished"
     assert second["recovered_parts"] > 0
     assert 0 < second["videos"] < NUM_VIDEOS, "what the stopped job had finished was not done again"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_submitted_job_trains_a_model_and_another_labels_with_it(
+    cluster: Cluster, job: Path, tmp_path: Path, moto_s3: MotoServer
+) -> None:
+    """Two workers and what they write on S3; submitted again, there is nothing left to do."""
+    bucket = moto_s3()
+    archive = make_archive(tmp_path / "archive")
+    given = settings_of_training(archive, tmp_path / "output", num_workers=2, cpus_per_worker=1, epochs=6)
+    (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
+    options = ("--runtime-env-json", json.dumps({"env_vars": moto_s3.env}))
+    train = ("--config", str(tmp_path / "train.yaml"), "--output", f"{bucket}/model")
+    done = cluster.submit(job, *train, recipe="train.py", options=options, timeout=500)
+    assert done.returncode == 0, done.stdout
+    assert "vidbatch: finished, 6 epochs" in done.stdout
+    again = cluster.submit(job, *train, recipe="train.py", options=options)
+    assert "vidbatch: nothing to do: trained before, 6 epochs" in again.stdout
+    label = (str(archive), "--output", f"{bucket}/labels", "--model", f"{bucket}/model")
+    done = cluster.submit(job, *label, options=options)
+    assert done.returncode == 0, done.stdout
+    rows = vidbatch.tables(f"{bucket}/labels").videos.to_arrow().to_pylist()
+    right = [row["label"] == Path(row["url"]).parent.name for row in rows]
+    assert len(right) == 24
+    assert sum(right) > 0.8 * 24
 
 
 @pytest.mark.long
