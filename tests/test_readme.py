@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
@@ -9,9 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from clips import LazyClips
 
+import vidbatch
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ERROR_KINDS, TRANSIENT_KINDS
 
@@ -19,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = [(m[1], m[2]) for m in re.finditer(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)]
 
+TRAINING = next(body for language, body in BLOCKS if language == "sh" and "vidbatch train" in body)
 ELSEWHERE = {
     "make demo": "test_demo.py",
     "make test": "this very run",
@@ -29,7 +34,8 @@ ELSEWHERE = {
 
 
 def _commands() -> list[str]:
-    text = "\n".join(body for language, body in BLOCKS if language == "sh").replace("\\\n", " ")
+    bodies = (body for language, body in BLOCKS if language == "sh" and body != TRAINING)
+    text = "\n".join(bodies).replace("\\\n", " ")
     lines = (line.split("  #")[0].strip() for line in text.splitlines())
     return [re.sub(r"\s+", " ", line) for line in lines if line]
 
@@ -66,6 +72,26 @@ def test_every_command_of_the_readme_works(workspace: Path, monkeypatch: pytest.
             assert duckdb.sql(body).fetchall()
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_model_is_trained_evaluated_and_used_as_the_readme_says(workspace: Path) -> None:
+    """In one shell: what `train` writes is what `evaluate` and `label` take, and it has begun to learn."""
+    pytest.importorskip("sklearn", reason="vidbatch[evaluate] is not installed")
+    (workspace / "benchmarks").symlink_to(ROOT / "benchmarks")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    shell = ["bash", "-euo", "pipefail", "-c", TRAINING]
+    done = subprocess.run(shell, cwd=workspace, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    numbers = json.loads((workspace / "motion-evaluated" / "evaluate.json").read_text())
+    assert numbers["videos"]["count"] == 9 * 20
+    losses = pq.read_table(workspace / "motion" / "training" / "epochs.parquet")["loss"].to_pylist()
+    assert losses[-1] < 0.85 * losses[0]
+    assert (workspace / "motion-evaluated" / "curves.png").stat().st_size > 1000
+    rows = vidbatch.tables(workspace / "motion-labels").videos.to_arrow().to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["label"] for row in rows} <= set(numbers["labels"])
+
+
 def test_the_readme_names_every_error_kind_and_its_retry() -> None:
     for kind in ERROR_KINDS:
         assert f"`{kind}`" in README
@@ -78,7 +104,8 @@ def test_every_flag_the_readme_names_exists() -> None:
     for command in ("label", "enhance", "train", "evaluate"):
         program = [sys.executable, "-c", "from vidbatch.cli import main; main()", command, "--help"]
         help_text += subprocess.run(program, capture_output=True, text=True, check=True).stdout
-    flags = set(re.findall(r"--[a-z][a-z-]+", README.split("## Submit")[0])) - {"--help"}
+    text = re.sub(r"python benchmarks/[^)\n]*", "", README.split("## Submit")[0])
+    flags = set(re.findall(r"--[a-z][a-z-]+", text)) - {"--help"}
     assert flags <= set(re.findall(r"--[a-z][a-z-]+", help_text))
 
 
