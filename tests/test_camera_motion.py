@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
-import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from clips import LazyClips
@@ -259,30 +254,3 @@ def test_training_knows_the_labels_and_what_a_reversal_makes_of_them(motion: Any
     assert augment["flip"]["swaps"] | augment["upside_down"]["swaps"] == {
         label: other for label, other in paths.OPPOSITE.items() if not label.startswith("zoom")
     }
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-@pytest.mark.usefixtures("local_ray")
-def test_the_readmes_model_of_camera_motion_is_made_as_it_says(
-    tmp_path: Path, clips: LazyClips, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a few clips and one epoch: that it learns is benchmarks/camera_accuracy.py's to show."""
-    root = BENCHMARKS.parent
-    (snippet,) = re.findall(r"^    clips=.*\n(?:    .*\n)+", (root / "README.md").read_text(), re.MULTILINE)
-    for old, new in (
-        ("python benchmarks/camera_motion.py", f"{sys.executable} {BENCHMARKS}/camera_motion.py --quick"),
-        ("benchmarks/camera_motion.yaml", f"{BENCHMARKS}/camera_motion.yaml --epochs 1 --warmup-epochs 0"),
-        ("vidbatch ", f"{sys.executable} -c 'from vidbatch.cli import main; main()' "),
-    ):
-        assert old in snippet
-        snippet = snippet.replace(old, new)
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "city.mpg").symlink_to(clips["city.mpg"])
-    monkeypatch.setenv("VIDBATCH_CLIPS_DIR", str(clips["city.mpg"].parent))
-    done = subprocess.run(["bash", "-euxc", snippet], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((tmp_path / "evaluated" / "evaluate.json").read_text())
-    tagged = pq.read_table(tmp_path / "labels" / "frames")
-    assert len(tagged) == 3, "windows of 2 s in 7 s"
-    assert set(tagged["label"].to_pylist()) <= set(importlib.import_module("camera_paths").LABELS)
