@@ -247,10 +247,9 @@ def test_an_odd_number_of_clips_and_a_motion_nobody_knows_are_refused(motion: An
 def test_training_knows_the_labels_and_what_a_reversal_makes_of_them(motion: Any) -> None:
     settings = yaml.safe_load((BENCHMARKS / "camera_motion.yaml").read_text())
     assert settings["num_frames"] / settings["fps"] == motion.Settings().num_frames / motion.Settings().fps
-    paths = importlib.import_module("camera_paths")
-    assert tuple(settings["labels"]) == paths.LABELS
+    assert tuple(settings["labels"]) == motion.LABELS
     augment = settings["augment"]
-    assert augment["reverse"]["swaps"] == paths.OPPOSITE
+    assert augment["reverse"]["swaps"] == motion.OPPOSITE
     assert augment["flip"]["swaps"] | augment["upside_down"]["swaps"] == {
-        label: other for label, other in paths.OPPOSITE.items() if not label.startswith("zoom")
+        label: other for label, other in motion.OPPOSITE.items() if not label.startswith("zoom")
     }
