@@ -421,15 +421,17 @@ def draw(folder: Path, rows: dict[str, dict[str, Any]]) -> None:
     left.invert_yaxis()
     left.axvline(ALLOWED["accuracy"], color="black", linewidth=0.8)
     left.set_xlabel("share of test windows that are right, by quality of encoding")
-    left.legend(loc="lower left")
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     counts = np.array(rows[names[0]]["confusion"], float)
-    right.imshow(counts / counts.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+    shares = counts / counts.sum(1, keepdims=True)
+    right.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     right.grid(visible=False)
     right.set_xticks(range(len(LABELS)), LABELS, rotation=60, ha="right")
     right.set_yticks(range(len(LABELS)), LABELS)
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            right.text(column, row, int(count), ha="center", va="center", fontsize=7)
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            right.text(column, row, int(count), ha="center", va="center", fontsize=7, color=colour)
     right.set_title(f"{names[0]}: truth (rows) and answers")
     harness.save_plot(folder, "camera_accuracy", made)
 
