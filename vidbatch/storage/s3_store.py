@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import count
+from mimetypes import guess_type
 from typing import Any, BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
@@ -311,17 +312,17 @@ def write(url: str, data: bytes) -> None:
 
 def write_file(url: str, file: BinaryIO) -> None:
     """Replace the object by what a file holds, in parts that go up side by side. Raises OSError."""
-    num_bytes = os.fstat(file.fileno()).st_size
+    num_bytes, writer = os.fstat(file.fileno()).st_size, uuid4().hex
+    kind = {"ContentType": guess_type(split(url)[1])[0] or "application/octet-stream"}  # browsers go by it
     if num_bytes <= _PART_BYTES:
-        write(url, file.read())
+        _put(url, file.read(), kind, writer=writer)
         return
 
     def part(start: int) -> bytes:  # by offset: parts are read by several threads
         return os.pread(file.fileno(), min(_part_bytes(num_bytes), num_bytes - start), start)
 
-    writer = uuid4().hex
     try:
-        _put_parts(url, range(0, num_bytes, _part_bytes(num_bytes)), part, {}, writer=writer)
+        _put_parts(url, range(0, num_bytes, _part_bytes(num_bytes)), part, {}, writer=writer, **kind)
     except FileNotFoundError:  # as in `write`
         if _etag(url, writer=writer) is None:
             raise
@@ -370,8 +371,10 @@ def _put(url: str, data: bytes, condition: dict[str, str], *, writer: str) -> st
     return _put_parts(url, starts, lambda start: data[start : start + _PART_BYTES], condition, writer=writer)
 
 
-def _put_parts(url: str, starts: range, part: Callable[[int], bytes], condition: dict[str, str], *, writer: str) -> str:
-    upload_id = _call("create_multipart_upload", url, Metadata={_WRITER: writer})["UploadId"]
+def _put_parts(
+    url: str, starts: range, part: Callable[[int], bytes], condition: dict[str, str], *, writer: str, **of_object: str
+) -> str:
+    upload_id = _call("create_multipart_upload", url, Metadata={_WRITER: writer}, **of_object)["UploadId"]
     try:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="vidbatch-put") as pool:
             parts = list(pool.map(partial(_put_part, url, upload_id, starts, part), starts))
