@@ -159,6 +159,10 @@ class Video:
         """The container itself, for who needs more of it than its pictures."""
         return self._container
 
+    def check_source(self) -> None:
+        """Raise the VideoError of a storage that failed, which libav takes for the end of the file."""
+        self._source.raise_failure()
+
     @property
     def demuxer(self) -> str:
         """FFmpeg's name of the container format, as in its log lines."""

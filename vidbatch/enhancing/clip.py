@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,16 +65,13 @@ class _ClipWork:
         self._job = job
         self._facts = facts
         self._thumbnails = Thumbnails() if job.contact_sheet else None
-        self._stack = ExitStack()
 
     def run(self) -> Iterator[None]:
-        with self._stack:
-            stream = self._stack.enter_context(open_clip(self._job.clip))
-            log = self._stack.enter_context(Log())
-            video = self._stack.enter_context(Video(stream, bounds=self._job.bounds, log=log))
-            self._facts.header = video.header
+        job, facts = self._job, self._facts
+        with open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
+            facts.header = video.header
             yield from self._encode(video, log)
-            self._facts.read_bytes += stream.bytes_read
+            facts.read_bytes += stream.bytes_read
 
     def _encode(self, video: Video, log: Log) -> Iterator[None]:
         job, facts = self._job, self._facts
@@ -90,8 +86,7 @@ class _ClipWork:
         if job.is_whole:
             with open_clip(job.clip) as again, Video(again, bounds=job.bounds, log=log) as source:
                 yield from write_file(
-                    job, picture, facts, source.container, source.stream.index,
-                    lambda context: encoded(context, frames, facts), way=way,
+                    job, picture, facts, source, lambda context: encoded(context, frames, facts), way=way
                 )  # fmt: skip
                 facts.read_bytes += again.bytes_read
         else:
@@ -147,8 +142,7 @@ def _join(job: JoinJob, facts: Facts) -> Iterator[None]:
     num_frames, facts.extradata = facts.num_frames, ""
     with open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as source:
         yield from write_file(
-            job, picture, facts, source.container, source.stream.index,
-            lambda _context: joined_packets(job, facts.reorder_depth),
+            job, picture, facts, source, lambda _context: joined_packets(job, facts.reorder_depth)
         )  # fmt: skip
         facts.read_bytes += stream.bytes_read
     if extradata != {facts.extradata}:

@@ -24,6 +24,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vidbatch import schema, storage
+from vidbatch.decoding.container import Video
 from vidbatch.enhancing.encode import Pass, configure, format_of
 from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture
 from vidbatch.errors import VideoError
@@ -41,13 +42,13 @@ Packets: TypeAlias = "Iterator[Packet[VideoStream] | None]"
 
 
 def write_file(
-    job: EnhanceJob, picture: Picture, facts: Facts, source: InputContainer, video_index: int,
+    job: EnhanceJob, picture: Picture, facts: Facts, source: Video,
     packets_of: Callable[[VideoCodecContext], Packets], *, way: Pass | None = None,
 ) -> Iterator[None]:  # fmt: skip
     """Write job.file; yields now and then.
 
-    Args: `source` is where everything but pictures is copied from, `video_index` the stream that is not;
-    `packets_of` gives the packets, of an encoder that is open. Raises VideoError(`encode`).
+    Args: `source` is where everything but pictures is copied from; `packets_of` gives the packets, of an encoder that
+    is open. Raises VideoError: `encode`, or that of a storage that fails.
     """
     options = {"movflags": "+faststart"} if job.container == "mp4" else {}
     num_packets = 0
@@ -59,13 +60,12 @@ def write_file(
             ))  # fmt: skip
             configure(stream.codec_context, job.encoding, picture, way)
             if stream.codec_context.codec.canonical_name == "hevc" and job.container == "mp4":
-                stream.codec_context.codec_tag = (
-                    "hvc1"  # with hev1, which is FFmpeg's choice, Apple's players show nothing
-                )
+                # With FFmpeg's own choice, hev1, Apple's players show nothing.
+                stream.codec_context.codec_tag = "hvc1"
             if picture.display_matrix is not None:
                 stream.set_display_matrix(picture.display_matrix)
-            shift = Fraction(max(0, source.start_time or 0), av.time_base)
-            copied = _Copied(source, out, video_index, job.container, shift, facts)
+            shift = Fraction(max(0, source.container.start_time or 0), av.time_base)
+            copied = _Copied(source.container, out, source.stream.index, job.container, shift, facts)
             out.start_encoding()
             ticks = round(shift / Fraction(*picture.time_base))
             for packet in packets_of(stream.codec_context):
@@ -83,15 +83,18 @@ def write_file(
             facts.file["codec"] = stream.codec_context.codec.canonical_name
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("encode", f"{job.container}: {error}") from None
-    yield
-    _verify(job.file, num_packets, picture, source, facts)
+    source.check_source()
+    yield from _verify(job.file, num_packets, picture, source.container, facts)
 
 
-def _verify(path: str, num_packets: int, picture: Picture, source: InputContainer, facts: Facts) -> None:
+def _verify(path: str, num_packets: int, picture: Picture, source: InputContainer, facts: Facts) -> Iterator[None]:
     """Read the file that was written: it has to hold every frame. What else it does not hold is said."""
     with av.open(path) as written:
         stream = written.streams.video[0]
-        found = sum(packet.size > 0 for packet in written.demux(stream))
+        found = 0
+        for packet in written.demux(stream):
+            found += packet.size > 0
+            yield
         if found != num_packets:
             raise VideoError("encode", f"{num_packets} frames were written, the file holds {found}")
         aspect = Fraction(*picture.pixel_aspect) or 1
