@@ -2,7 +2,7 @@
 
 Runs in the child process. Sound, subtitles, chapters, attachments and metadata are copied; what the container cannot
 hold is encoded anew (sound) or left out, and said so in `changes`. Where the source's clock does not begin at zero but
-later, all streams begin earlier by the same time.
+later, all streams begin earlier by the same time, which is said too.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def write_file(
             if picture.display_matrix is not None:
                 stream.set_display_matrix(picture.display_matrix)
             shift = Fraction(max(0, source.container.start_time or 0), av.time_base)
+            if shift:
+                facts.changes.append(f"all times are {float(shift):.3f} s earlier: the source's clock began late")
             copied = _Copied(source.container, out, source.stream.index, job.container, shift, facts)
             out.start_encoding()
             ticks = round(shift / Fraction(*picture.time_base))
