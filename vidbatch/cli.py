@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from typing import Any, NoReturn, TypeVar
 
@@ -101,7 +101,8 @@ def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_js
         return
     from vidbatch.pipeline import label as run
 
-    result = run(config, metrics.Progress(enabled=not as_json))
+    with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
+        result = run(config, metrics.Progress(enabled=not as_json))
     if as_json:
         click.echo(json.dumps(_summary(result.record), indent=1))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +31,8 @@ def enhance(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **s
     config = load_enhance_config({"inputs": inputs or None, **settings}, config_file)
     from vidbatch.enhancing.run import enhance as run
 
-    result = run(config, metrics.Progress(enabled=not as_json))
+    with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
+        result = run(config, metrics.Progress(enabled=not as_json))
     record = result.record
     if as_json:
         values = {name: value for name, value in asdict(record).items() if not name.startswith("_")}

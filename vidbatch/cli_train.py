@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import types
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -99,7 +101,8 @@ def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **set
     from vidbatch.training.run import Progress
     from vidbatch.training.run import train as run
 
-    result = run(config, Progress(config, enabled=not as_json))
+    with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
+        result = run(config, Progress(config, enabled=not as_json))
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))
         return
@@ -128,7 +131,8 @@ def evaluate(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **
     config = load_evaluate_config({"inputs": inputs or None, **settings}, config_file)
     from vidbatch.evaluation.run import evaluate as run
 
-    found = run(config, metrics.Progress(enabled=not as_json))
+    with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
+        found = run(config, metrics.Progress(enabled=not as_json))
     if as_json:
         click.echo(json.dumps({"videos": found.videos, "windows": found.windows}, indent=1))
         return
