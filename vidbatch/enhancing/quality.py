@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final
 
@@ -26,7 +28,10 @@ SHEET_ROWS: Final = 6
 _THUMBNAIL_WIDTH: Final = 480
 _KEPT: Final = 2 * SHEET_ROWS
 
-Luma = npt.NDArray[np.float32]
+_STRIP_ROWS: Final = 32
+
+Luma = npt.NDArray[Any]
+"""(height, width) in levels of 0 to 255, uint8 or float32."""
 
 
 def measure(facts: Facts, before: VideoFrame, after: VideoFrame) -> None:
@@ -50,25 +55,41 @@ def measure(facts: Facts, before: VideoFrame, after: VideoFrame) -> None:
 
 
 def sharpness(luma: Luma) -> float:
-    """Variance of the Laplacian of float32 (height, width), in squared levels."""
-    if min(luma.shape) < 3:
-        return 0.0
-    sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
-    return float((sides - 4 * luma[1:-1, 1:-1]).var())
+    """Variance of the Laplacian of (height, width), in squared levels."""
+    total = squares = 0.0
+    for part in _strips(luma):
+        answer = part[:-2, 1:-1] + part[2:, 1:-1]
+        answer += part[1:-1, :-2]
+        answer += part[1:-1, 2:]
+        answer -= 4 * part[1:-1, 1:-1]
+        total += float(answer.sum(dtype=np.float64))
+        squares += float(np.vdot(answer, answer))
+    number: int = max(1, (luma.shape[0] - 2) * (luma.shape[1] - 2))
+    return max(0.0, squares / number - (total / number) ** 2)
 
 
 def noise(luma: Luma) -> float:
-    """Sigma of white noise in float32 (height, width), in levels: what a filter sees that no smooth surface answers."""
+    """Sigma of white noise in (height, width), in levels: what a filter sees that no smooth surface answers."""
+    total = 0.0
+    for part in _strips(luma):
+        rows = part[:-2] + part[2:]
+        rows -= 2 * part[1:-1]
+        answer = rows[:, :-2] + rows[:, 2:]
+        answer -= 2 * rows[:, 1:-1]
+        total += float(np.abs(answer, out=answer).sum(dtype=np.float64))
+    number: int = max(1, (luma.shape[0] - 2) * (luma.shape[1] - 2))
+    return math.sqrt(math.pi / 2) / 6 * total / number
+
+
+def _strips(luma: Luma) -> Iterator[npt.NDArray[np.float32]]:
+    """The picture in strips that share two rows with the next: what stays in the cache takes a third of the time."""
     height, width = luma.shape
-    if min(height, width) < 3:
-        return 0.0
-    rows = luma[:-2] - 2 * luma[1:-1] + luma[2:]
-    answer = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
-    return float(np.sqrt(np.pi / 2) / 6 * np.abs(answer).sum(dtype=np.float64) / ((width - 2) * (height - 2)))
+    for top in range(0, height - 2 if width > 2 else 0, _STRIP_ROWS):
+        yield luma[top : top + _STRIP_ROWS + 2].astype(np.float32)
 
 
 def _luma(frame: VideoFrame) -> Luma:
-    return frame.reformat(format="gray").to_ndarray().astype(np.float32)
+    return np.asarray(frame.reformat(format="gray").to_ndarray(), np.uint8)
 
 
 def _differences(before: VideoFrame, after: VideoFrame) -> tuple[float, float]:
