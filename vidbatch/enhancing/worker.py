@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import pyarrow as pa
@@ -51,7 +51,6 @@ class Enhancer:
         self._digest = enhance_digest(config)
         self._watch = watch
         self._url = ""
-        self._folder = scratch_folder()
         self._process = _isolated(config, self._say_slow)
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
@@ -62,9 +61,8 @@ class Enhancer:
                 yield pa.Table.from_pylist([{"clip": clip, "facts": facts}], schema.ENHANCED_CLIPS)
 
     def close(self) -> None:
-        """End the child process and free the disk."""
+        """End the child process."""
         self._process.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _say_slow(self, seconds: float) -> None:
         if self._watch is not None:
@@ -80,39 +78,37 @@ class Enhancer:
         if known is not None:
             return known.decode()
         self._url = clip["url"]
-        job = job_of(clip, self._config, self._folder)
-        facts = run_isolated(self._process, "vidbatch.enhancing.clip:enhance_clip", job)
-        if is_whole:
-            store_file(self._config, job, facts, self._digest)
-        elif facts.error_kind is None:
-            storage.put_file(clip_url(self._config, clip, "arrow"), job.packets)
-            storage.put(clip_url(self._config, clip, "json"), _to_json(facts).encode())
-        elif facts.num_frames:
-            storage.put_file(clip_url(self._config, clip, "arrow"), job.packets)
-        empty(self._folder)
+        with scratch_folder() as folder:
+            job = job_of(clip, self._config, folder)
+            facts = run_isolated(self._process, "vidbatch.enhancing.clip:enhance_clip", job)
+            if is_whole:
+                store_file(self._config, job, facts, self._digest)
+            elif facts.num_frames:
+                storage.put_file(clip_url(self._config, clip, "arrow"), job.packets)
+                if facts.error_kind is None:
+                    storage.put(clip_url(self._config, clip, "json"), _to_json(facts).encode())
         return _to_json(facts)
 
 
 def join(config: EnhanceConfig, clips: list[Clip], facts: list[str]) -> str:
     """Make one file of the clips of a video, in their order; the facts of all of it as JSON. Runs as a task."""
-    folder = scratch_folder()
     parts = [Facts.from_dict(json.loads(part)) for part in facts]
     having = [(clip, part) for clip, part in zip(clips, parts, strict=True) if part.num_frames]
     whole = clips[0] | {"start_seconds": None, "end_seconds": None}
-    base = job_of(whole, config, folder)
-    job = JoinJob(
-        **{name: getattr(base, name) for name in EnhanceJob.__dataclass_fields__},
-        urls=tuple(clip_url(config, clip, "arrow") for clip, _ in having),
-        facts=tuple(parts),
-    )
     process = _isolated(config, None)
     try:
-        joined = run_isolated(process, "vidbatch.enhancing.clip:join_clips", job)
-        store_file(config, job, joined, enhance_digest(config))
-        return _to_json(joined)
+        with scratch_folder() as folder:
+            base = job_of(whole, config, folder)
+            job = JoinJob(
+                **{name: getattr(base, name) for name in EnhanceJob.__dataclass_fields__},
+                urls=tuple(clip_url(config, clip, "arrow") for clip, _ in having),
+                facts=tuple(parts),
+            )
+            joined = run_isolated(process, "vidbatch.enhancing.clip:join_clips", job)
+            store_file(config, job, joined, enhance_digest(config))
+            return _to_json(joined)
     finally:
         process.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_isolated(process: IsolatedProcess, function: str, job: EnhanceJob) -> Facts:
@@ -171,8 +167,9 @@ def job_of(clip: Clip, config: EnhanceConfig, folder: str) -> EnhanceJob:
     )
 
 
-def scratch_folder() -> str:
-    """A folder on this machine's disk; those that killed processes have left are removed."""
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder on this machine's disk for as long as it is needed; those that killed processes left are removed."""
     place = tempfile.gettempdir()
     for name in os.listdir(place):
         folder = os.path.join(place, name)
@@ -180,7 +177,8 @@ def scratch_folder() -> str:
             with suppress(FileNotFoundError):
                 if time.time() - os.stat(folder).st_mtime > _STALE_SECONDS:
                     shutil.rmtree(folder, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-") as folder:
+        yield folder
 
 
 def empty(folder: str) -> None:
