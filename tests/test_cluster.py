@@ -110,9 +110,18 @@ def test_the_launcher_file_is_what_ray_up_takes() -> None:
     validate_config(config)
     head, *workers = (config["available_node_types"][name] for name in ("head", "decode", "gpu"))
     assert head["resources"] == {"CPU": 0}
-    assert all(worker["min_workers"] == 0 < worker["max_workers"] for worker in workers)
+    assert all(0 < worker["min_workers"] <= worker["max_workers"] for worker in workers)  # a run asks for no more
     assert sum(worker["max_workers"] for worker in workers) == config["max_workers"]
     assert config["available_node_types"]["gpu"]["resources"]["GPU"] > 0
+
+
+@pytest.mark.parametrize("manifest", [m for m in MANIFESTS if m.values[0]["kind"] in RAY_KINDS])
+def test_a_cluster_begins_with_the_workers_that_a_run_needs(manifest: Any) -> None:
+    """What is there and what joins is used; nothing asks Kubernetes for more."""
+    for group in [group for groups in parts(manifest, "workerGroupSpecs") for group in groups]:
+        assert 0 < group["replicas"] <= group["maxReplicas"]
+        if any(parts(manifest, "enableInTreeAutoscaling")):  # else idle workers above it are taken away
+            assert group["minReplicas"] == group["replicas"]
 
 
 # --- safety ---------------------------------------------------------------------------------------------------------
