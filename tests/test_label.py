@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,23 @@ def test_limit_bounds_the_work_of_one_run_and_the_next_goes_on(
         vidbatch.label(archive, output=tmp_path / "out", model=stamp_model, limit=2).record.videos for _ in range(3)
     ]
     assert done == [2, 1, 0]
+
+
+def test_a_run_in_a_ray_that_stays_leaves_no_actor_there(
+    tmp_path: Path, stamped: dict[int, Path], stamp_model: str
+) -> None:
+    from ray._private import state
+
+    def of_ours() -> list[str]:
+        found = [actor for actor in state.actors().values() if actor["State"] != "DEAD"]
+        return [actor["ActorClassName"] for actor in found if "Watch" in actor["ActorClassName"]]
+
+    copy_into(tmp_path / "archive", {1: stamped[1]})
+    vidbatch.label(tmp_path / "archive", output=tmp_path / "out", model=stamp_model)
+    deadline = time.monotonic() + 30
+    while of_ours() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert of_ours() == []
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,7 @@ def label(
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         is_followed, pools = pools is None, pools or pool_sizes(config)
         record.pools = pools._asdict()
-        watch = start_watch()
-        with watching.passing_on(watch, progress.warn):
+        with watching.over_run(progress.warn) as watch:
             for table in _predictions(config, done, spec, weights, pools, stages, watch, is_followed=is_followed):
                 sink.add(table)
                 progress.update(sink.totals)
@@ -194,13 +193,6 @@ def _classifier() -> type:
             return self._classifier(table)
 
     return Classify
-
-
-def start_watch() -> Any:
-    """The run's watch, an actor that takes no CPU's place and ends with the run."""
-    import ray
-
-    return ray.remote(watching.Watch).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
 
 
 def _predictions(

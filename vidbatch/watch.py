@@ -143,10 +143,11 @@ class Watched:
 
 
 @contextmanager
-def passing_on(watch: Any, note: Callable[[str], None]) -> Iterator[None]:
-    """Give the watch's notes to the user while a run goes on."""
+def over_run(note: Callable[[str], None]) -> Iterator[Any]:
+    """A watch for as long as a run goes on, an actor that takes no CPU's place; its notes are given to the user."""
     import ray
 
+    watch = ray.remote(Watch).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     over = threading.Event()
 
     def ask() -> None:
@@ -160,7 +161,9 @@ def passing_on(watch: Any, note: Callable[[str], None]) -> Iterator[None]:
     thread = threading.Thread(target=ask, name="vidbatch-notes", daemon=True)
     thread.start()
     try:
-        yield
+        yield watch
     finally:
         over.set()
         thread.join()
+        with suppress(Exception):  # Ray may have gone; actors of its own may keep a handle, and the watch, for good
+            ray.kill(watch)

@@ -30,7 +30,6 @@ from vidbatch.pipeline import (
     own_errors,
     recorded,
     running_ray,
-    start_watch,
     tune_context,
 )
 from vidbatch.pools import workers_alone
@@ -82,8 +81,7 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         workers, cpus = workers_alone(config.workers)
         record.pools = {"enhance_workers": workers, "enhance_cpus": cpus}
-        watch = start_watch()
-        with watching.passing_on(watch, progress.warn), own_errors():
+        with watching.over_run(progress.warn) as watch, own_errors():
             joins = _Joins(config, videos, most=workers)
             for table in chain(config, done, workers, cpus, watch):
                 joins.start(videos.add(table))
