@@ -72,6 +72,7 @@ def decode_clip(job: Job) -> Iterator[tuple[Record, memoryview | None]]:
                 make = None if job.size is None or job.as_yuv else partial(chunks.picture_of, video=video)
                 sample = ClipSample(job, video, log, make=make)
                 cost.video, cost.reader = video, sample.reader
+                chunks.makes_in_place = sample.wants_all
                 if job.in_one_chunk:
                     chunks.num_frames_kept = sample.num_frames_at_most
                 for shown in sample:
@@ -107,9 +108,14 @@ class ClipSample:
         self._origin: int | None = None
         self._whole_end = 0
         is_last_wanted = self._sampling.kind == "times" and self._end is None
-        is_every_frame_wanted = self._sampling.kind == "all" and self._times is None
+        self.wants_all = self._sampling.kind == "all" and self._times is None
         self.reader = FrameReader(
-            video, log, aim_from=self._aim_from, wants_last=is_last_wanted, make=make if is_every_frame_wanted else None
+            video,
+            log,
+            aim_from=self._aim_from,
+            wants_last=is_last_wanted,
+            make=None if self._goes_by_keyframes else make,  # of keyframes that are near, one is chosen later
+            wants_all=self.wants_all,
         )
 
     def __iter__(self) -> Iterator[Shown | None]:
@@ -264,6 +270,8 @@ class _Chunks:
 
     def __init__(self, size: TargetSize | None, *, as_yuv: bool) -> None:
         self.num_frames_kept: int | None = None
+        self.makes_in_place = False
+        """Whether every picture that is made ahead will be added."""
         self._as_yuv = as_yuv
         self._maker = PictureMaker(size)
         self._layout: Layout | None = None
@@ -280,17 +288,22 @@ class _Chunks:
         return len(self._pts_seconds) < len(self._buffer) and self._layout_of(frame_of(shown), video) == self._layout
 
     def picture_of(self, frame: VideoFrame, video: Video) -> Pixels:
-        """The picture of a frame, to be added later in the order of asking; made where it will lie if there is room."""
+        """The picture of a frame, to be added later in the order of asking."""
         aspect = video.stream.sample_aspect_ratio
         shape = (*self._maker.size_of(frame, aspect), 3)
-        if self._buffer is None:
-            self._buffer = self._new_buffer(shape)
-        place = len(self._pts_seconds) + self._num_made_ahead  # or behind its place, if not all before it are added
-        fits = place < len(self._buffer) and self._buffer.shape[1:] == shape
-        picture = self._buffer[place] if fits else np.empty(shape, np.uint8)
+        picture = self._place_for(shape) if self.makes_in_place else None
+        if picture is None:
+            picture = np.empty(shape, np.uint8)
         self._maker.make(frame, aspect, picture)
         self._num_made_ahead += 1
         return picture
+
+    def _place_for(self, shape: tuple[int, ...]) -> Pixels | None:
+        """Where the next picture that is made ahead will lie in the buffer, or behind that; None without room."""
+        if self._buffer is None:
+            self._buffer = self._new_buffer(shape)
+        place = len(self._pts_seconds) + self._num_made_ahead
+        return self._buffer[place] if place < len(self._buffer) and self._buffer.shape[1:] == shape else None
 
     def add(self, shown: Shown, video: Video) -> None:
         frame, aspect = frame_of(shown), video.stream.sample_aspect_ratio

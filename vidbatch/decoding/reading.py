@@ -49,7 +49,7 @@ class FrameReader:
 
     Args: `aim_from` gives the aim of frames the first of which is shown at a tick, None if every frame has to be seen;
     `wants_last` says that wanted times behind the end mean the last frame; `make` gives the picture that is kept in
-    place of a frame, None to keep frames.
+    place of a frame that is wanted, as far as that is known (`wants_all`: of every one), None to keep frames.
     """
 
     def __init__(
@@ -60,10 +60,12 @@ class FrameReader:
         aim_from: Callable[[int], Aim | None] = lambda _tick: None,
         wants_last: bool = False,
         make: Callable[[VideoFrame], Pixels] | None = None,
+        wants_all: bool = False,
     ) -> None:
         self._video = video
         self._log = log
         self.make = make
+        self.wants_all = wants_all
         self._aim_from: Callable[[int], Aim | None] | None = aim_from
         self._wants_last = wants_last
         self._may_seek = True
@@ -264,6 +266,7 @@ class _Pass:
             self._have_keyframe = self._have_keyframe or packet.is_keyframe
             if frames and (yield from self._accept(frames, depth=self._video.context.reorder_depth)):
                 self._video.fail(None, at_end=self.packets.are_last())
+            del frames  # the decoder uses a picture's memory again, still in the cache, once nobody holds it
             if damage is not None:
                 yield from self._drain(contiguous=True, before=packet.pts)
                 self._video.fail(damage, at_end=self.packets.are_last())
@@ -332,11 +335,18 @@ class _Pass:
             self._num_frames += 1
             kept: VideoFrame | Pixels | None = None
             if may_be_wanted:
-                kept = frame if self._reader.make is None else self._reader.make(frame)
+                kept = self._reader.make(frame) if self._reader.make and self._is_wanted_for_sure else frame
             self._held.add(frame.pts, Shown(tick, self._clock.end, kept, self._held.is_keyframe(frame)))
             if depth is not None:
                 yield from self._held.take_down_to(depth)
         return False
+
+    @property
+    def _is_wanted_for_sure(self) -> bool:
+        """Whether a frame that may be wanted is, but for a few."""
+        if self._reader.wants_all:
+            return True
+        return self._reader.aim is not None and self._clock.is_plain and self.route.tells_needless
 
     def _drain(self, *, contiguous: bool, before: int | None = None) -> Generator[Shown, None, bool]:
         """What the decoder and we still hold; before damage only what leaves no gap. Whether a damaged frame came."""

@@ -114,6 +114,11 @@ class Route:
         return first.pts if ticks[0] == first.pts and ticks[1:2] != ticks[:1] else None
 
     @property
+    def tells_needless(self) -> bool:
+        """Whether packets of frames that nobody wants are told from others."""
+        return self.is_plain and (self._decoder_skips or self._entries.tell_references)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a packet has been treated."""
         return self._first_sent is not None
@@ -193,9 +198,7 @@ class Route:
 
     def treatment(self, packet: VideoPacket, aim: Aim | None) -> Treatment:
         """What to do with this packet, just taken."""
-        if aim is None or not (self._decoder_skips or self._entries.tell_references):
-            return "show"
-        if not self.is_needless(packet, aim):
+        if aim is None or not self.tells_needless or not self.is_needless(packet, aim):
             return "show"
         if self._decoder_skips:
             return "skip"
