@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,16 @@ _PLANNERS: Final[dict[tuple[float, int], IsolatedProcess]] = {}
 _EMPTY_CHUNK: Final[dict[str, Any]] = {"num_frames": 0, "pts_seconds": [], "is_keyframe": [], "is_last_chunk": True}
 
 
+class Limits(Protocol):
+    """Settings that bound what a video may cost, of whatever kind of run."""
+
+    decode_timeout_seconds: float
+    decode_memory_mb: int
+    max_pixels: int
+    max_duration_seconds: float
+    max_packets: int
+
+
 class Decoder:
     """Decodes packs of clips, one clip after the other; the callable class of the decode stage.
 
@@ -66,7 +76,7 @@ class Decoder:
             self.function = WINDOWS_FUNCTION
         self._watch = watch
         self._url = ""
-        self._process = _isolated(config, self._say_slow)
+        self._process = isolated(config, self._say_slow)
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
         """Take a WORK table, yield a PIXELS table of one row for every chunk. Never raises for a bad video."""
@@ -216,15 +226,20 @@ def _size_of(source: str) -> int | None:
 
 def job_of(clip: Clip, config: LabelConfig, frame_spec: FrameSpec | None) -> Job:
     """What the child process needs to know to decode or to plan a clip."""
-    bounds = Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets)
     target = None if frame_spec is None else TargetSize(*frame_spec)
-    return Job(clip, config.sampling, target, bounds, config.clip_seconds, as_yuv=config.hand_over == "yuv420")
+    return Job(
+        clip, config.sampling, target, bounds_of(config), config.clip_seconds, as_yuv=config.hand_over == "yuv420"
+    )
 
 
 def window_job(clip: Clip, config: LabelConfig, frame_spec: FrameSpec, windows: WindowSpec) -> WindowJob:
     """What the child process needs to know to decode a video as windows."""
-    bounds = Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets)
-    return WindowJob(clip, "all", TargetSize(*frame_spec), bounds, config.clip_seconds, windows=windows)
+    return WindowJob(clip, "all", TargetSize(*frame_spec), bounds_of(config), config.clip_seconds, windows=windows)
+
+
+def bounds_of(config: Limits) -> Bounds:
+    """What a video may claim of itself."""
+    return Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets)
 
 
 def keep_whole(clip: Clip) -> list[Clip]:
@@ -232,7 +247,8 @@ def keep_whole(clip: Clip) -> list[Clip]:
     return [clip]
 
 
-def _isolated(config: LabelConfig, on_slow: Callable[[float], None] | None = None) -> IsolatedProcess:
+def isolated(config: Limits, on_slow: Callable[[float], None] | None = None) -> IsolatedProcess:
+    """A child process within the bounds of time and memory; not started yet."""
     return IsolatedProcess(
         timeout_seconds=config.decode_timeout_seconds, memory_bytes=config.decode_memory_mb * _MIB, on_slow=on_slow
     )
@@ -242,7 +258,7 @@ def _planner(config: LabelConfig) -> IsolatedProcess:
     """This process's child for planning, started when the first long video is met and kept for the next."""
     key = (config.decode_timeout_seconds, config.decode_memory_mb)
     if key not in _PLANNERS:
-        _PLANNERS[key] = _isolated(config)
+        _PLANNERS[key] = isolated(config)
     return _PLANNERS[key]
 
 
@@ -279,7 +295,7 @@ def read_header(clip: Clip, config: LabelConfig) -> dict[str, Any]:
     """The fields of schema.HEADER of a video, read in a child process; empty for one that cannot be opened."""
     if clip["error_kind"] is not None:
         return {}
-    process = _isolated(config)
+    process = isolated(config)
     try:
         for record, _pixels in process.call("vidbatch.decoding.frames:decode_clip", job_of(clip, config, None)):
             return record if "chunk_index" not in record else {}

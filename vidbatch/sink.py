@@ -72,17 +72,13 @@ class _Video:
 
 
 @dataclass(slots=True)
-class Totals:
-    """What a run has done so far; seconds are summed over workers."""
+class Done:
+    """What a run of any kind has done so far."""
 
     videos: int = 0
     frames: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
     by_error_kind: Counter[str] = field(default_factory=Counter)
-    decode_cpu_seconds: float = 0.0
-    decode_wall_seconds: float = 0.0
-    model_cpu_seconds: float = 0.0
-    model_wall_seconds: float = 0.0
     read_bytes: int = 0
     frames_decoded: int = 0
 
@@ -90,6 +86,28 @@ class Totals:
     def failed(self) -> int:
         """Videos without any result."""
         return self.by_status["failed"]
+
+    def add_video(self, status: str, error_kind: str | None, message: str | None) -> None:
+        """Count a finished video. Raises TooManyFailures when the first ones all failed for one reason."""
+        self.videos += 1
+        self.by_status[status] += 1
+        if error_kind is not None:
+            self.by_error_kind[error_kind] += 1
+        if self.failed == self.videos == HOPELESS_AFTER and len(self.by_error_kind) == 1:
+            raise TooManyFailures(
+                f"the first {HOPELESS_AFTER} videos all failed with {error_kind!r} (the last: {message}); "
+                "nothing was published"
+            )
+
+
+@dataclass(slots=True)
+class Totals(Done):
+    """What a run has labelled so far; seconds are summed over workers."""
+
+    decode_cpu_seconds: float = 0.0
+    decode_wall_seconds: float = 0.0
+    model_cpu_seconds: float = 0.0
+    model_wall_seconds: float = 0.0
 
     def stages(self) -> dict[str, dict[str, float]]:
         """CPU and busy seconds, rows and bytes of every stage, for the run record."""
@@ -190,7 +208,7 @@ class Sink:
             video.finished_at = datetime.now(UTC)
             self._finished.append(video)
             self._waiting_rows += video.num_frames
-            self._count_video(video)
+            self.totals.add_video(video.status, *(_first_error(video) if video.errors else (None, None)))
 
     def _count(self, row: Row) -> None:
         totals = self.totals
@@ -201,20 +219,6 @@ class Sink:
         totals.decode_wall_seconds += row["decode_wall_seconds"] or 0.0
         totals.read_bytes += row["read_bytes"] or 0
         totals.frames_decoded += row["num_frames_decoded"] or 0
-
-    def _count_video(self, video: _Video) -> None:
-        totals = self.totals
-        totals.videos += 1
-        totals.by_status[video.status] += 1
-        if video.errors:
-            totals.by_error_kind[_first_error(video)[0]] += 1
-        hopeless = totals.failed == totals.videos == HOPELESS_AFTER and len(totals.by_error_kind) == 1
-        if hopeless:
-            kind, message = _first_error(video)
-            raise TooManyFailures(
-                f"the first {HOPELESS_AFTER} videos all failed with {kind!r} (the last: {message}); "
-                "nothing was published"
-            )
 
     def _videos_table(self, videos: list[_Video]) -> pa.Table:
         rows = [self._video_row(video) for video in videos]

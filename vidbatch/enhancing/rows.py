@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -20,8 +20,8 @@ import pyarrow as pa
 from vidbatch import schema, storage
 from vidbatch.decode import Clip
 from vidbatch.enhancing.types import Facts
-from vidbatch.errors import TRANSIENT_KINDS, TooManyFailures
-from vidbatch.sink import HOPELESS_AFTER
+from vidbatch.errors import TRANSIENT_KINDS
+from vidbatch.sink import Done
 
 _KEEPS_THE_REST: Final = frozenset({"corrupt", "truncated", "bounds"})
 """Damage of one clip that leaves the others as they are; any other failure of a clip is one of its video."""
@@ -34,17 +34,11 @@ Join = tuple[list[Clip], list[str]]
 
 
 @dataclass(slots=True)
-class Totals:
-    """What a run has done so far; seconds are summed over workers."""
+class Totals(Done):
+    """What a run has enhanced so far; seconds are summed over workers."""
 
-    videos: int = 0
-    frames: int = 0
-    by_status: Counter[str] = field(default_factory=Counter)
-    by_error_kind: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    read_bytes: int = 0
     written_bytes: int = 0
-    frames_decoded: int = 0
 
     def stages(self) -> dict[str, dict[str, float]]:
         """Busy seconds, frames and bytes of every stage, for the run record."""
@@ -127,17 +121,9 @@ class EnhancedVideos:
         totals = self.totals
         if len(clips) == 1:
             self._count(facts)
-        totals.videos += 1
         totals.seconds["write"] += facts.write_seconds
         totals.written_bytes += row["output_size_bytes"] or 0
-        totals.by_status[row["status"]] += 1
-        if facts.error_kind is not None:
-            totals.by_error_kind[facts.error_kind] += 1
-        if totals.by_status["failed"] == totals.videos == HOPELESS_AFTER and len(totals.by_error_kind) == 1:
-            raise TooManyFailures(
-                f"the first {HOPELESS_AFTER} videos all failed with {facts.error_kind!r} (the last: "
-                f"{facts.error_message}); nothing was published"
-            )
+        totals.add_video(row["status"], facts.error_kind, facts.error_message)
 
     def _count(self, facts: Facts) -> None:
         """Count what was done for a clip; a long video shall not look like one that stands still."""

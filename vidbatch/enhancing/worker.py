@@ -20,9 +20,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from vidbatch import schema, storage
-from vidbatch.decode import Clip
+from vidbatch.decode import Clip, bounds_of, isolated
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
-from vidbatch.decoding.types import Bounds
 from vidbatch.enhancing.config import EnhanceConfig, enhance_digest
 from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob
 from vidbatch.errors import VideoError
@@ -34,7 +33,6 @@ CLIPS: Final = "_clips"
 """Folder with the packets and facts of clips whose video is not joined yet."""
 
 _TRIES: Final = 2
-_MIB: Final = 2**20
 _SCRATCH: Final = "vidbatch-enhance-"
 _STALE_SECONDS: Final = 3600.0
 """A folder without a process is left alone for so long: another container's processes may not be seen from here."""
@@ -51,7 +49,7 @@ class Enhancer:
         self._digest = enhance_digest(config)
         self._watch = watch
         self._url = ""
-        self._process = _isolated(config, self._say_slow)
+        self._process = isolated(config, self._say_slow)
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
         """Take a WORK table, yield an ENHANCED_CLIPS table of one row for every clip."""
@@ -95,7 +93,7 @@ def join(config: EnhanceConfig, clips: list[Clip], facts: list[str]) -> str:
     parts = [Facts.from_dict(json.loads(part)) for part in facts]
     having = [(clip, part) for clip, part in zip(clips, parts, strict=True) if part.num_frames]
     whole = clips[0] | {"start_seconds": None, "end_seconds": None}
-    process = _isolated(config, None)
+    process = isolated(config)
     try:
         with scratch_folder() as folder:
             base = job_of(whole, config, folder)
@@ -162,7 +160,7 @@ def job_of(clip: Clip, config: EnhanceConfig, folder: str) -> EnhanceJob:
         encoding=config.encoding,
         container=config.container,
         folder=folder,
-        bounds=Bounds(config.max_pixels, config.max_duration_seconds, config.max_packets),
+        bounds=bounds_of(config),
         contact_sheet=config.contact_sheet,
     )
 
@@ -196,12 +194,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _isolated(config: EnhanceConfig, on_slow: Any) -> IsolatedProcess:
-    return IsolatedProcess(
-        timeout_seconds=config.decode_timeout_seconds, memory_bytes=config.decode_memory_mb * _MIB, on_slow=on_slow
-    )
 
 
 def _to_json(facts: Facts) -> str:
