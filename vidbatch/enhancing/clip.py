@@ -18,9 +18,9 @@ from av.video.frame import VideoFrame
 from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.log import Log
 from vidbatch.decoding.reading import FrameReader
+from vidbatch.enhancing.chain import Chain, Machine, Target, reach_of
 from vidbatch.enhancing.encode import Pass, configure, encoded, picture_of
 from vidbatch.enhancing.files import joined_packets, write_file, write_packets
-from vidbatch.enhancing.filters import Chain, Target, reach_of
 from vidbatch.enhancing.quality import Thumbnails, contact_sheet, measure
 from vidbatch.enhancing.reading import ClipReader, Enhanced, check_colour, is_interlaced
 from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture
@@ -115,7 +115,8 @@ class _ClipWork:
         job = self._job
         interlaced = is_interlaced(video)
         target = Target(picture.width, picture.height, picture.pixel_format)
-        chain = Chain(job.steps, target, deinterlaces=interlaced)
+        machine = Machine(job.device, job.encoding.threads)
+        chain = Chain(job.steps, target, deinterlaces=interlaced, machine=machine)
         reader = ClipReader(
             video, log, chain, reach_of(job.steps, deinterlaces=interlaced), facts, clip=job.clip, measures=measures,
             max_duration_seconds=job.bounds.max_duration_seconds,

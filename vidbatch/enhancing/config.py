@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from vidbatch import schema
-from vidbatch.config import LabelConfig, RunSettings, load_settings
-from vidbatch.enhancing.types import Encoding, Step
+from vidbatch import schema, storage
+from vidbatch.config import LabelConfig, RunSettings, absolute, load_settings, path_as_text
+from vidbatch.enhancing.types import Encoding, Network, Step
+from vidbatch.errors import ConfigError
+from vidbatch.restoring.spec import WEIGHTS, read_enhancer
 
 STEPS: Final = ("denoise", "colour")
 CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
@@ -29,8 +32,15 @@ _READING: Final = (
 _BIT_RATE: Final = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
 _LABEL: Final = {name: LabelConfig.model_fields[name] for name in _READING}
 
-DenoiseMethod = Literal["nlmeans", "bm3d", "fftdnoiz", "atadenoise", "deblock"]
-ColourMethod = Literal["normalize", "greyedge", "grayworld", "colorcorrect"]
+FILTERS: Final = {
+    "denoise": ("nlmeans", "bm3d", "fftdnoiz", "atadenoise", "deblock"),
+    "colour": ("normalize", "greyedge", "grayworld", "colorcorrect"),
+}
+"""Methods that are filters of FFmpeg; see filters.METHODS."""
+NETWORKS: Final = {"denoise": ("network", "artefacts"), "colour": ("network",)}
+"""Methods that are networks which come with vidbatch; others are places of networks."""
+_DEFAULT_STRENGTH: Final = 0.5
+"""Of filters; a network's is 1."""
 
 
 def _as_for_label(name: str, default: Any = None, description: str | None = None) -> Any:
@@ -55,15 +65,30 @@ class EnhanceConfig(RunSettings):
     steps: tuple[Literal["denoise", "colour"], ...] = Field(
         ("denoise",), description="What is done, in this order: denoise, colour; none: encode anew only."
     )
-    denoise: DenoiseMethod = Field(
-        "atadenoise", description="How: nlmeans or bm3d (strong, slow), fftdnoiz, atadenoise or deblock (fast)."
+    denoise: str = Field(
+        "network",
+        description="How: network, artefacts (a network for the artefacts of codecs), the folder or prefix of another "
+        "network; nlmeans or bm3d (strong, slow), fftdnoiz, atadenoise or deblock (fast).",
     )
-    denoise_strength: float = Field(0.5, ge=0, le=1, description="0: not at all, frames stay as they are; 1: most.")
-    colour: ColourMethod = Field(
-        "normalize",
-        description="How: normalize (contrast and white balance), greyedge, grayworld or colorcorrect (white balance).",
+    denoise_strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="0: not at all, frames stay as they are; 1: most. Default: 1 of networks, else 0.5.",
     )
-    colour_strength: float = Field(0.5, ge=0, le=1, description="0: not at all, frames stay as they are; 1: most.")
+    colour: str = Field(
+        "network",
+        description="How: network, the folder or prefix of another network; normalize (contrast and white balance), "
+        "greyedge, grayworld or colorcorrect (white balance).",
+    )
+    colour_strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="0: not at all, frames stay as they are; 1: most. Default: 1 of networks, else 0.5.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run: auto, cpu or cuda.")
+    workers_per_gpu: int = Field(4, ge=1, le=64, description="Actors that share a GPU, if networks run there.")
     codec: str = Field(
         "h264", min_length=1, description="h264, hevc, vp9, av1, or the name of an encoder of FFmpeg (h264_nvenc)."
     )
@@ -108,6 +133,22 @@ class EnhanceConfig(RunSettings):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         return () if value in (("none",), ["none"]) else value
 
+    @field_validator("denoise", "colour", mode="before")
+    @classmethod
+    def _place_is_text(cls, value: object) -> object:
+        return path_as_text(value)
+
+    @field_validator("denoise", "colour")
+    @classmethod
+    def _method_is_known(cls, value: str, info: ValidationInfo) -> str:
+        step = str(info.field_name)
+        if "/" in value or value.startswith("file:"):
+            return absolute(value.removeprefix("file:"))
+        known = (*NETWORKS[step], *FILTERS[step])
+        if value not in known:
+            raise ValueError(f"{', '.join(known)}, or the folder or prefix of a network (./name for one here) is")
+        return value
+
     @field_validator("encoder_options", mode="before")
     @classmethod
     def _options_are_json(cls, value: object) -> object:
@@ -139,8 +180,13 @@ class EnhanceConfig(RunSettings):
     def wanted_steps(self) -> tuple[Step, ...]:
         """The steps that do something, in order."""
         ways = {"denoise": (self.denoise, self.denoise_strength), "colour": (self.colour, self.colour_strength)}
-        steps = [Step(name, *ways[name]) for name in self.steps]
+        steps = [_step(name, *ways[name]) for name in self.steps]
         return tuple(step for step in steps if step.strength > 0)
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether a step is done by a network."""
+        return any(step.network is not None for step in self.wanted_steps)
 
     @property
     def encoding(self) -> Encoding:
@@ -172,9 +218,39 @@ class EnhanceConfig(RunSettings):
         return LabelConfig(inputs=self.inputs, output=self.output, sampling="all", **given)
 
 
+def _step(name: str, method: str, strength: float | None) -> Step:
+    """A step. Raises ConfigError for a network that is none, or one for something else."""
+    if method in FILTERS[name]:
+        return Step(name, method, _DEFAULT_STRENGTH if strength is None else strength)
+    strength = 1.0 if strength is None else strength
+    return Step(name, method, strength, _network(name, method) if strength else None)
+
+
+@lru_cache(maxsize=16)
+def _network(name: str, method: str) -> Network:
+    place = method
+    if method in NETWORKS[name]:
+        place = str(WEIGHTS / (name if method == "network" else method))
+    try:
+        enhancer = read_enhancer(place)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    spec = enhancer.spec
+    if (spec.kind == "colour") != (name == "colour"):
+        raise ConfigError(f"{name}: {storage.redact(place)!r} is not allowed: it is a network for {spec.kind}")
+    return Network(place, enhancer.digest, spec.kind, spec.num_frames)
+
+
 def describe(steps: tuple[Step, ...]) -> str:
-    """As the table has it: denoise=nlmeans:0.5,colour=normalize:0.3; none."""
-    return ",".join(f"{step.name}={step.method}:{step.strength:g}" for step in steps) or "none"
+    """As the table has it: denoise=nlmeans:0.5,colour=network@0123456789ab:1; none."""
+    return ",".join(f"{step.name}={_called(step)}:{step.strength:g}" for step in steps) or "none"
+
+
+def _called(step: Step) -> str:
+    """A network by its digest: it may lie elsewhere tomorrow."""
+    if step.network is None:
+        return step.method
+    return f"{step.method if step.method in NETWORKS[step.name] else 'network'}@{step.network.digest}"
 
 
 def enhance_digest(config: EnhanceConfig) -> str:

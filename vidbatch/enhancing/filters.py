@@ -1,7 +1,7 @@
 """Decoded frames go in, enhanced ones come out, one for each and in order, by filters that FFmpeg has.
 
-Runs in the child process. A method is a few nodes of a filter graph, its parameters grow with the strength; strength 0
-is no node at all, so that frames stay as they are, bit for bit.
+Runs in the child process, as a link of chain.Chain. A method is a few nodes of a filter graph, its parameters grow
+with the strength.
 
                                                                     CPU ms a frame of 720p
     denoise   nlmeans       non-local means: strong                    412    s up to 12
@@ -31,7 +31,6 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 
-from vidbatch.enhancing.types import Step
 from vidbatch.errors import VideoError
 
 Nodes = list[tuple[str, str]]
@@ -53,7 +52,7 @@ class Reach(NamedTuple):
     behind: int
 
 
-_NO_REACH: Final = Reach(0, 0)
+NO_REACH: Final = Reach(0, 0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Method:
     """A way to do a step. Args: `nodes` are made for a strength; `is_mixed` has the graph mix in what they give."""
 
     nodes: Callable[[float], Nodes]
-    reach: Reach = _NO_REACH
+    reach: Reach = NO_REACH
     is_mixed: bool = False
     takes_8_bits_only: bool = False
 
@@ -92,23 +91,7 @@ METHODS: Final[dict[str, dict[str, Method]]] = {
 }
 """The methods of each step, by name; the first is the default."""
 
-_DEINTERLACE: Final = Method(lambda _: [("bwdif", "mode=send_frame:deint=interlaced")], Reach(2, 2))
-
-
-def reach_of(steps: Iterable[Step], *, deinterlaces: bool) -> Reach:
-    """How far all steps together reach."""
-    reaches = [METHODS[step.name][step.method].reach for step in steps if step.strength > 0]
-    if deinterlaces:
-        reaches.append(_DEINTERLACE.reach)
-    return Reach(sum(reach.before for reach in reaches), sum(reach.behind for reach in reaches))
-
-
-class Target(NamedTuple):
-    """What all frames become: their size in pixels, and the pixel format."""
-
-    width: int
-    height: int
-    pixel_format: str
+DEINTERLACE: Final = Method(lambda _: [("bwdif", "mode=send_frame:deint=interlaced")], Reach(2, 2))
 
 
 class Shape(NamedTuple):
@@ -147,97 +130,13 @@ def buffer_of(graph: Graph, shape: Shape) -> FilterContext:
     )
 
 
-class Chain:
-    """Push frames, iterate over what is ready; as many frames come out as went in.
+class FilterLink:
+    """Frames of one shape through a filter graph: push frames, get those that are ready, then flush.
 
-    Args: `deinterlaces` where the header says that there are two fields in a frame; frames that say so themselves
-    are deinterlaced anyway. Frames of another size are scaled to that of the target, odd ones padded.
+    Raises VideoError for frames that these filters do not take.
     """
 
-    def __init__(self, steps: Iterable[Step], target: Target, *, deinterlaces: bool) -> None:
-        self._steps = [step for step in steps if step.strength > 0]
-        self._target = target
-        self._is_interlaced = deinterlaces
-        self._shape: Shape | None = None
-        self._graph: Graph | None = None
-        self._entry: FilterContext | None = None
-        self._exit: FilterContext | None = None
-        self._number = 0
-        self.changes: list[str] = []
-
-    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
-        """Take the next frame; give those that are ready."""
-        frame = plain(frame)
-        self._is_interlaced = self._is_interlaced or frame.interlaced_frame
-        shape = shape_of(frame)._replace(is_interlaced=self._is_interlaced)
-        if shape != self._shape:
-            yield from self.flush()
-            self._shape = shape
-            nodes = self._nodes(shape)
-            if nodes:
-                self._build(shape, nodes)
-        if self._graph is None:
-            yield frame
-            return
-        assert self._entry is not None
-        frame.pts, frame.time_base = self._number, _GRAPH_TIME_BASE
-        self._number += 1
-        try:
-            self._entry.push(frame)
-        except (av.FFmpegError, ValueError) as error:
-            raise VideoError("unsupported", f"filters: {error}") from None
-        yield from self._ready()
-
-    def flush(self) -> Iterator[VideoFrame]:
-        """Give what is still on the way; the next frame begins anew."""
-        if self._graph is not None:
-            assert self._entry is not None
-            self._entry.push(None)
-            yield from self._ready()
-        self._graph = self._entry = self._exit = self._shape = None
-
-    def _ready(self) -> Iterator[VideoFrame]:
-        assert self._exit is not None
-        with suppress(av.BlockingIOError, av.EOFError):
-            while True:
-                frame = self._exit.pull()
-                assert isinstance(frame, VideoFrame)
-                yield frame
-
-    def _nodes(self, shape: Shape) -> list[tuple[Method, float]]:
-        """The methods that frames of this shape go through; also says what is changed beside the steps."""
-        target = self._target
-        methods = [(METHODS[step.name][step.method], step.strength) for step in self._steps]
-        if _depth(shape.pixel_format) > 8:
-            for step in self._steps:
-                if METHODS[step.name][step.method].takes_8_bits_only:
-                    self._say(f"{step.method} saw 8 bits of {_depth(shape.pixel_format)}")
-        if shape.is_interlaced:
-            self._say("deinterlaced (bwdif), a frame for each frame")
-            methods.insert(0, (_DEINTERLACE, 1.0))
-        ending: Nodes = []
-        sizes = f"{shape.width}x{shape.height} to {target.width}x{target.height}"
-        right, bottom = target.width - shape.width, target.height - shape.height
-        if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
-            self._say(f"padded from {sizes}: the encoder takes even sizes only")
-            ending += [
-                ("pad", f"{target.width}:{target.height}:0:0"),
-                ("fillborders", f"right={right}:bottom={bottom}:mode=smear"),
-            ]
-        elif (right, bottom) != (0, 0):
-            self._say(f"frames scaled from {sizes}")
-            ending.append(("scale", f"{target.width}:{target.height}:flags=bicubic+accurate_rnd+bitexact"))
-        if shape.pixel_format != target.pixel_format:
-            self._say(f"pixel format {shape.pixel_format} became {target.pixel_format}")
-        if methods or ending or shape.pixel_format != target.pixel_format:
-            methods.append((Method(lambda _: [*ending, ("format", format_of(target.pixel_format, shape))]), 1.0))
-        return methods
-
-    def _say(self, change: str) -> None:
-        if change not in self.changes:
-            self.changes.append(change)
-
-    def _build(self, shape: Shape, methods: list[tuple[Method, float]]) -> None:
+    def __init__(self, shape: Shape, methods: Iterable[tuple[Method, float]]) -> None:
         graph = Graph()
         graph.threads = 1
         try:
@@ -250,6 +149,29 @@ class Chain:
         except (av.FFmpegError, ValueError) as error:
             raise VideoError("unsupported", f"filters on {shape.pixel_format}: {error}") from None
         self._graph = graph  # its contexts do not keep it alive
+        self._number = 0
+
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give those that are ready."""
+        frame.pts, frame.time_base = self._number, _GRAPH_TIME_BASE
+        self._number += 1
+        try:
+            self._entry.push(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError("unsupported", f"filters: {error}") from None
+        yield from self._ready()
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give what is still on the way; nothing can be pushed any more."""
+        self._entry.push(None)
+        yield from self._ready()
+
+    def _ready(self) -> Iterator[VideoFrame]:
+        with suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                frame = self._exit.pull()
+                assert isinstance(frame, VideoFrame)
+                yield frame
 
 
 def _add(graph: Graph, last: FilterContext, method: Method, strength: float, shape: Shape) -> FilterContext:
@@ -267,7 +189,7 @@ def _add(graph: Graph, last: FilterContext, method: Method, strength: float, sha
     return mixed
 
 
-def _depth(pixel_format: str) -> int:
+def depth_of(pixel_format: str) -> int:
     """Bits of a sample."""
     return max(component.bits for component in VideoFormat(pixel_format).components)
 

@@ -42,7 +42,7 @@ def measure(facts: Facts, before: VideoFrame, after: VideoFrame) -> None:
     figures = sharpness(luma), noise(luma)
     error_power, ssim, figures_after = 0.0, 1.0, figures
     if after is not before:  # as it is where there is nothing to do
-        error_power, ssim = _differences(before, after)
+        error_power, ssim = differences(before, after)
         luma = _luma(after)[: before.height, : before.width]
         figures_after = sharpness(luma), noise(luma)
     facts.num_measured += 1
@@ -92,7 +92,7 @@ def _luma(frame: VideoFrame) -> Luma:
     return np.asarray(frame.reformat(format="gray").to_ndarray(), np.uint8)
 
 
-def _differences(before: VideoFrame, after: VideoFrame) -> tuple[float, float]:
+def differences(before: VideoFrame, after: VideoFrame) -> tuple[float, float]:
     """(mean squared error by the square of the greatest value, SSIM), both over all planes."""
     graph = Graph()
     graph.threads = 1

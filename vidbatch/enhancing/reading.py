@@ -20,7 +20,8 @@ from vidbatch.decoding.frames import frame_of
 from vidbatch.decoding.held import Shown
 from vidbatch.decoding.log import Log
 from vidbatch.decoding.reading import FrameReader
-from vidbatch.enhancing.filters import Chain, Reach, plain
+from vidbatch.enhancing.chain import Chain
+from vidbatch.enhancing.filters import Reach, plain
 from vidbatch.enhancing.types import Facts
 from vidbatch.errors import VideoError
 from vidbatch.sampling import tick_of

@@ -60,7 +60,7 @@ class EnhancedVideos:
     """
 
     def __init__(
-        self, *, steps: str, provenance: dict[str, str], stage_seconds: float,
+        self, *, steps: str, provenance: dict[str, str | None], stage_seconds: float,
         partition_of: Callable[[str, date], str], stage: Callable[[str, int, pa.Table], str],
         forget: Callable[[list[Clip]], None],
     ) -> None:  # fmt: skip

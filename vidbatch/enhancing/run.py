@@ -32,7 +32,7 @@ from vidbatch.pipeline import (
     running_ray,
     tune_context,
 )
-from vidbatch.pools import workers_alone
+from vidbatch.pools import PoolAlone, workers_alone
 from vidbatch.results import Table
 from vidbatch.storage.globs import has_magic
 
@@ -60,6 +60,7 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
     published = publish.Published(config.output, layout, publish.ENHANCED.videos)
     done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
     steps = describe(config.wanted_steps)
+    weights = ",".join(step.network.digest for step in config.wanted_steps if step.network is not None)
     record = new_record(new_run_id(), config, model=steps, config_digest=digest)
     record.recovered_parts = num_recovered
     if next(source.iter_pending(reading, done), None) is None:
@@ -71,7 +72,7 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
     first_seen = published.first_seen()
     videos = EnhancedVideos(
         steps=steps,
-        provenance={"config_digest": digest, "run_id": record.run_id},
+        provenance={"config_digest": digest, "run_id": record.run_id, "weights": weights or None},
         stage_seconds=config.stage_seconds,
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
         stage=partial(publish.stage_rows, config.output, record.run_id, publish.ENHANCED),
@@ -79,11 +80,11 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
     )
     with running_ray(), recorded(reading, record, videos, progress, started):
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
-        workers, cpus = workers_alone(config.workers)
-        record.pools = {"enhance_workers": workers, "enhance_cpus": cpus}
+        pool = workers_alone(config.workers, config.device, config.workers_per_gpu if config.has_networks else None)
+        record.pools = {f"enhance_{name}": value for name, value in pool._asdict().items()}
         with watching.over_run(progress.warn) as watch, own_errors():
-            joins = _Joins(config, videos, most=workers)
-            for table in chain(config, done, workers, cpus, watch):
+            joins = _Joins(config, videos, most=pool.workers)
+            for table in chain(config, done, pool, watch):
                 joins.start(videos.add(table))
                 joins.take()
                 videos.flush_if_due()
@@ -96,26 +97,25 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
     return EnhanceResult(reading, record)
 
 
-def chain(
-    config: EnhanceConfig, done: source.DoneVideos, workers: int, cpus: float, watch: Any = None
-) -> Iterator[pa.Table]:
+def chain(config: EnhanceConfig, done: source.DoneVideos, pool: PoolAlone, watch: Any = None) -> Iterator[pa.Table]:
     """Tables of ENHANCED_CLIPS as they come."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    tune_context(workers)
+    tune_context(pool.workers)
     reading = config.reading
     planner: source.Planner = partial(decode.plan, config=reading) if config.is_cut else decode.keep_whole
-    archive = source.archive_datasource(reading, done, planner=planner, num_decoders=workers)
+    archive = source.archive_datasource(reading, done, planner=planner, num_decoders=pool.workers)
     packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
     clips = packs.map_batches(
         Enhancer,
-        fn_constructor_args=[config, watch],
+        fn_constructor_args=[config, watch, "cuda" if pool.gpus else "cpu"],
         batch_size=None,
         batch_format="pyarrow",
         # Clips take minutes: one that waited behind another would be the last of all while other actors have nothing.
-        compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-        num_cpus=cpus,
+        compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=1),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
     )
     yield from clips.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 

@@ -8,12 +8,23 @@ from typing import Any, NamedTuple
 from vidbatch.decoding.types import Bounds
 
 
+class Network(NamedTuple):
+    """A network of vidbatch.restoring that a step is done by: where it is, and what it is."""
+
+    place: str
+    digest: str
+    kind: str
+    num_frames: int
+
+
 class Step(NamedTuple):
     """One step: what it is for, by which method, how strongly (0, not at all, to 1)."""
 
     name: str
     method: str
     strength: float
+    network: Network | None = None
+    """None: a filter of FFmpeg."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,8 @@ class EnhanceJob:
     """Where the child may write: the file, or the packets of one clip of several, under the names below."""
     bounds: Bounds = field(default_factory=Bounds)
     contact_sheet: bool = False
+    device: str = "cpu"
+    """Where networks run: cpu or cuda."""
 
     @property
     def is_whole(self) -> bool:

@@ -41,11 +41,12 @@ _STALE_SECONDS: Final = 3600.0
 class Enhancer:
     """Enhances packs of clips, one clip after the other; the callable class of the enhance stage.
 
-    Args: `watch`, an actor's handle, is told of slow clips.
+    Args: `watch`, an actor's handle, is told of slow clips; `device` is where networks run, cpu or cuda.
     """
 
-    def __init__(self, config: EnhanceConfig, watch: Any = None) -> None:
+    def __init__(self, config: EnhanceConfig, watch: Any = None, device: str = "cpu") -> None:
         self._config = config
+        self._device = device
         self._digest = enhance_digest(config)
         self._watch = watch
         self._url = ""
@@ -77,7 +78,7 @@ class Enhancer:
             return known.decode()
         self._url = clip["url"]
         with scratch_folder() as folder:
-            job = job_of(clip, self._config, folder)
+            job = job_of(clip, self._config, folder, self._device)
             facts = run_isolated(self._process, "vidbatch.enhancing.clip:enhance_clip", job)
             if is_whole:
                 store_file(self._config, job, facts, self._digest)
@@ -152,7 +153,7 @@ def clip_url(config: EnhanceConfig, clip: Clip, kind: str) -> str:
     return storage.join(config.output, CLIPS, name_of(clip, enhance_digest(config)), f"{bounds}-{key}.{kind}")
 
 
-def job_of(clip: Clip, config: EnhanceConfig, folder: str) -> EnhanceJob:
+def job_of(clip: Clip, config: EnhanceConfig, folder: str, device: str = "cpu") -> EnhanceJob:
     """What the child has to know to enhance a clip."""
     return EnhanceJob(
         clip=clip,
@@ -162,6 +163,7 @@ def job_of(clip: Clip, config: EnhanceConfig, folder: str) -> EnhanceJob:
         folder=folder,
         bounds=bounds_of(config),
         contact_sheet=config.contact_sheet,
+        device=device,
     )
 
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from vidbatch.decode import WINDOWS_FUNCTION, Clip, window_job
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
 from vidbatch.errors import VideoError
-from vidbatch.training.config import TrainConfig
+from vidbatch.training.settings import TrainSettings
 from vidbatch.windows import Floats, window_dtype
 
 SLICES_AHEAD: Final = 4
@@ -65,7 +65,7 @@ class Loader:
     Args: `share` is the part of the cache's bound that is this process's own: other workers write there too.
     """
 
-    def __init__(self, config: TrainConfig, *, share: float = 1.0) -> None:
+    def __init__(self, config: TrainSettings, *, share: float = 1.0) -> None:
         self._config = config
         self._limits = config.decoding
         self._dtype = window_dtype(config.num_frames, *config.frame_size)
@@ -143,7 +143,7 @@ class Loader:
 class Cache:
     """Decoded windows as files, several processes of a machine together; what it cannot do it leaves undone."""
 
-    def __init__(self, config: TrainConfig, dtype: np.dtype[np.void], *, share: float) -> None:
+    def __init__(self, config: TrainSettings, dtype: np.dtype[np.void], *, share: float) -> None:
         self._folder = Path(config.cache or os.path.join(tempfile.gettempdir(), "vidbatch-windows"))
         self._dtype = dtype
         self._frame = repr(config.frame)

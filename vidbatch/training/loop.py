@@ -24,7 +24,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vidbatch.augment import Augmenter
 from vidbatch.epochs import (
     Order,
     balanced_order,
@@ -34,13 +33,15 @@ from vidbatch.epochs import (
     num_batches,
     rank_part,
 )
+from vidbatch.training.classifying import Classifying
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.loader import Loader, Slice, Wanted
-from vidbatch.training.losses import Losses
-from vidbatch.training.optimise import Schedule, held_weights, make_average, make_network, make_optimizer
+from vidbatch.training.objective import Objective
+from vidbatch.training.optimise import Schedule, held_weights, make_average, make_optimizer
+from vidbatch.training.restore_config import RestoreConfig
+from vidbatch.training.restoring import Restoring
+from vidbatch.training.settings import TrainSettings
 from vidbatch.training.videos import TrainingSet
-from vidbatch.transforms import InputTransform, to_float
-from vidbatch.window_networks import tensors_of
 from vidbatch.windows import Keys, Windows, random_bits
 
 STATE_VERSION: Final = 1
@@ -59,6 +60,16 @@ class Outcome(NamedTuple):
     message: str
     epochs: int
     best_epoch: int | None
+
+
+def make_objective(
+    config: TrainSettings, data: TrainingSet, device: torch.device, weights: bytes | None = None
+) -> Objective:
+    """What the settings are for. Raises ConfigError or ModelError for a network that cannot be built or started."""
+    if isinstance(config, TrainConfig):
+        return Classifying(config, data, device, weights)
+    assert isinstance(config, RestoreConfig)
+    return Restoring(config, device, weights)
 
 
 class _Asked(NamedTuple):
@@ -86,26 +97,24 @@ class Loop:
     """The state of a training run and how it goes on: `run` to the end, from wherever `load_state` puts it."""
 
     def __init__(
-        self, config: TrainConfig, data: TrainingSet, worker: Worker | None = None, *, weights: bytes | None = None
+        self, config: TrainSettings, data: TrainingSet, worker: Worker | None = None, *, weights: bytes | None = None
     ) -> None:
         self.config = config
         self.data = data
         self.worker = worker or Worker()
         device = self.worker.device
-        self.network = make_network(config, len(data.labels), weights).to(device)
+        self.objective = make_objective(config, data, device, weights)
+        self.network = self.objective.network
         self._shared = self.worker.share(self.network)
         self._steps_per_epoch = num_batches(len(self._order(0).rows), config.batch_size)
-        self.optimizer = make_optimizer(self.network, config)
+        self.optimizer = make_optimizer(self.objective, config)
         self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        self._held = held_weights(self.optimizer, config)
+        self._held = held_weights(self.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16")
         self._schedule = Schedule(self.optimizer, config, steps_per_epoch=self._steps_per_epoch)
         self.average = make_average(self.network, config)
         if config.compile:
             self.network.compile()  # in place, and after the average was copied from it
-        self._augment = Augmenter(config.augment, data.labels)
-        self._prepare = InputTransform(config.video.inputs, config.mean, config.std).to(device)
-        self._losses = Losses(config, data, device)
         self._loader = Loader(config, share=self.worker.cache_share)
         self.epoch = self.k = self.step = 0
         self.steps: list[dict[str, Any]] = []
@@ -201,7 +210,7 @@ class Loop:
 
     def _order(self, epoch: int) -> Order:
         windows, seed = self.data.train, self.config.seed
-        if self.config.balance == "sampling":
+        if self.config.is_balanced:
             return balanced_order(windows.key, self.data.classes_of(windows), seed=seed, epoch=epoch)
         return epoch_order(windows.key, seed=seed, epoch=epoch)
 
@@ -241,46 +250,28 @@ class Loop:
             self.failed[self._name(asked.rows[place])] = why
         counts = asked.counts and bool(good)
         good = good or [0]  # something has to go through the network, so that gradients are shared
-        frames, is_real = tensors_of(part.windows[good], self.worker.device)
-        rows, keys = asked.rows[good], asked.keys[good]
-        videos = self.data.train.video[rows]
-        classes = torch.from_numpy(self.data.listed.classes[videos]).to(self.worker.device)
-        num_real = part.windows["num_real"][good].astype(np.int64)
-        changed = self._augment(
-            to_float(frames), classes, keys, seed=config.seed, epoch=self.epoch, num_real=np.maximum(num_real, 1)
-        )
+        rows = asked.rows[good]
         seeds = random_bits(np.array([asked.number], np.uint64), seed=config.seed, epoch=self.step, purpose="dropout")
         torch.manual_seed(int(seeds[0]) % 2**63)
-        logits = self._logits(self._shared, changed.images, is_real)
-        truth = self._losses.truth(videos, changed.classes)
-        losses = self._losses.to_train(logits, truth)
-        if config.augment.mixup_alpha:
-            others = self._losses.to_train(logits, truth[changed.partner])
-            losses = changed.share * losses + (1 - changed.share) * others
+        losses, scores = self.objective.train(
+            self._shared, part.windows[good], self.data.train.video[rows], asked.keys[good], epoch=self.epoch
+        )
         total = losses.sum() * (1.0 if counts else 0.0)
         self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if not counts:
             return torch.zeros(3, dtype=torch.float64), []
-        score = self._losses.scores(logits.detach(), truth).double().sum()
         names = [
             self._name(row) for row, is_number in zip(rows, losses.isfinite().tolist(), strict=True) if not is_number
         ]
-        sums = torch.stack([losses.detach().double().sum(), score]).cpu()
+        sums = torch.stack([losses.detach().double().sum(), scores.double().sum()]).cpu()
         return torch.stack([sums[0], torch.tensor(float(len(good)), dtype=torch.float64), sums[1]]), names
-
-    def _logits(self, network: nn.Module, images: Tensor, is_real: Tensor) -> Tensor:
-        inputs = self._prepare(images)
-        short = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        with torch.autocast(self.worker.device.type, short, enabled=short is not None):
-            logits: Tensor = network(inputs.images, is_real, inputs.features)
-        return logits.float()
 
     def _step(self, sums: Tensor, suspects: list[str], order: Order, k: int, began: float) -> str | None:
         """Let the optimizer use the gradients of the batch; says what is wrong if they are no numbers."""
         loss_sum, num_windows, score_sum = self._summed(sums).tolist()
         count = max(1.0, num_windows)
         self._scaler.unscale_(self.optimizer)
-        for weight in self._held if self.epoch < (self.config.unfreeze_at or 0) else ():
+        for weight in self._held if self.epoch < self.config.held_epochs else ():
             weight.grad = None
         for weight in self._weights:
             if weight.grad is not None:
@@ -352,7 +343,6 @@ class Loop:
         rows = evaluation_rows(windows.video, rank=self.worker.rank, num_ranks=self.worker.num_ranks)
         mine = windows.take(rows)
         wanted = self._wanted(mine, mine.centred())
-        classes = torch.from_numpy(self.data.classes_of(mine)).to(self.worker.device)
         network = self.kept.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         starts = range(0, len(wanted), size)
@@ -362,13 +352,13 @@ class Loop:
                 self.failed[self._name_of(mine, part.key + place)] = why
             if not good:
                 continue
-            frames, is_real = tensors_of(part.windows[good], self.worker.device)
-            logits = self._logits(network, to_float(frames), is_real)
             here = slice(part.key, part.key + size)
-            truth = self._losses.truth(mine.video[here][good], classes[here][good])
-            losses = self._losses.to_judge(logits, truth).double()
-            scores = self._losses.scores(logits, truth).double()
-            sums += torch.stack([losses.sum(), torch.ones_like(losses).sum(), scores.sum()]).cpu()
+            losses, scores = self.objective.judge(
+                network, part.windows[good], mine.video[here][good], mine.key[here][good]
+            )
+            sums += torch.stack(
+                [losses.double().sum(), torch.ones_like(losses).double().sum(), scores.double().sum()]
+            ).cpu()
         found: list[float] = self._summed(sums).tolist()
         return found
 

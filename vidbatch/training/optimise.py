@@ -1,4 +1,4 @@
-"""Settings in; the network a run begins with, PyTorch's optimizer, its learning-rate schedule, averaged weights out."""
+"""Settings in; PyTorch's optimizer, its learning-rate schedule and averaged weights out."""
 
 from __future__ import annotations
 
@@ -18,56 +18,26 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vidbatch.training.config import TrainConfig
-from vidbatch.video_networks import WindowNetwork, build_video_network
-from vidbatch.video_weights import parameter_groups, read_weights, set_frozen, start_from
+from vidbatch.training.objective import Objective
+from vidbatch.training.settings import TrainSettings
 
 WARMUP_START = 0.01
 """Share of the learning rate that a warm-up begins with."""
 
 
-def make_network(config: TrainConfig, num_classes: int, weights: bytes | None = None) -> WindowNetwork:
-    """The network a run begins with, on the CPU. Raises ConfigError for frames that are too small for it, ModelError.
-
-    Args: `weights` is the file of `start_from`.
-    """
-    video = config.video
-    network = build_video_network(
-        video.network,
-        video.inputs,
-        config.frame,
-        num_frames=config.num_frames,
-        num_classes=num_classes,
-        seed=config.seed,
-    )
-    if weights is not None:
-        where = config.start_from or "start_from"
-        state = read_weights(video.network.network, weights, config.frame, where)
-        start_from(network, state, video.inputs, where)
-    set_frozen(network, config.freeze_body and config.unfreeze_at is None)
-    return network
-
-
-def make_optimizer(network: WindowNetwork, config: TrainConfig) -> Optimizer:
-    """Over the weights that are not frozen, in groups of body and head."""
-    groups = parameter_groups(
-        network,
-        learning_rate=config.learning_rate,
-        body_factor=config.body_factor,
-        weight_decay=config.weight_decay,
-    )
+def make_optimizer(objective: Objective, config: TrainSettings) -> Optimizer:
+    """Over the weights that are not frozen, in the objective's groups."""
+    groups = objective.groups()
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum)
     return (torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW)(groups)
 
 
-def held_weights(optimizer: Optimizer, config: TrainConfig) -> list[nn.Parameter]:
-    """Weights of the body, if it is to be trained later only: until then their gradients are thrown away.
+def held_weights(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Weights of the body, for runs that train it later only: until then their gradients are thrown away.
 
     Not by `requires_grad`: DistributedDataParallel shares the gradients of the weights that had it at the beginning.
     """
-    if config.unfreeze_at is None:
-        return []
     groups = [group for group in optimizer.param_groups if group["name"].startswith("body")]
     return [weight for group in groups for weight in group["params"]]
 
@@ -75,7 +45,7 @@ def held_weights(optimizer: Optimizer, config: TrainConfig) -> list[nn.Parameter
 class Schedule:
     """The learning rate over steps; with `plateau` also over epochs."""
 
-    def __init__(self, optimizer: Optimizer, config: TrainConfig, *, steps_per_epoch: int) -> None:
+    def __init__(self, optimizer: Optimizer, config: TrainSettings, *, steps_per_epoch: int) -> None:
         warmup = round(config.warmup_epochs * steps_per_epoch)
         total = config.epochs * steps_per_epoch
         self._by_epoch: ReduceLROnPlateau | None = None
@@ -116,7 +86,7 @@ class Schedule:
             self._by_epoch.load_state_dict(state["by_epoch"])
 
 
-def make_average(network: nn.Module, config: TrainConfig) -> AveragedModel | None:
+def make_average(network: nn.Module, config: TrainSettings) -> AveragedModel | None:
     """The exponential moving average of the weights, if one is wanted."""
     if config.ema_decay is None:
         return None

@@ -20,7 +20,10 @@ from vidbatch import metrics, models, storage
 from vidbatch.classify import check_device
 from vidbatch.errors import ConfigError, StorageError, TrainingDiverged, TrainingFailed
 from vidbatch.pipeline import running_ray
-from vidbatch.training.config import PUBLISHED, TrainConfig
+from vidbatch.restoring.spec import read_enhancer
+from vidbatch.training.config import TrainConfig
+from vidbatch.training.restore_config import RestoreConfig
+from vidbatch.training.settings import PUBLISHED, TrainSettings
 from vidbatch.training.videos import Listed, TrainingSet, find_videos, make_training_set, read_facts, videos_table
 from vidbatch.video_spec import OWN
 
@@ -35,13 +38,13 @@ class TrainResult:
     """What a run made; the tables of its curves are <output>/training/*.parquet."""
 
     output: str
-    """The bundle, too: `--model file:<output>`."""
+    """The bundle, too: `--model file:<output>`; of an enhancer `--denoise <output>`."""
     state: str
     """finished, stopped_early, or nothing_to_do for a run that had ended before."""
     epochs: int
     best_epoch: int | None
     metrics: dict[str, float]
-    """Of the best epoch: loss and accuracy (of a regression mean_error), of training and validation."""
+    """Of the best epoch: loss and accuracy (a regression's mean_error, an enhancer's psnr), trained and validated."""
     left_out: int
     """Videos that were not used: without a label, unreadable, too short."""
     num_failed: int
@@ -51,7 +54,7 @@ class TrainResult:
 class Progress:
     """Loss, accuracy, windows a second and ETA of a run, shown as `label` shows its own."""
 
-    def __init__(self, config: TrainConfig, *, enabled: bool = True) -> None:
+    def __init__(self, config: TrainSettings, *, enabled: bool = True) -> None:
         self._shown = metrics.Progress(enabled=enabled)
         self._config = config
         self._first: tuple[float, int] | None = None
@@ -79,7 +82,7 @@ class Progress:
     def _judged(self, numbers: dict[str, Any], prefix: str = "") -> str:
         name = self._config.score_name
         score = numbers[prefix + name]
-        shown = f"{score:.1%}" if name == "accuracy" else f"{score:.4g}"
+        shown = {"accuracy": f"{score:.1%}", "psnr": f"{score:.2f} dB"}.get(name, f"{score:.4g}")
         return f"loss {numbers[prefix + 'loss']:.4f}, {name.replace('_', ' ')} {shown}"
 
     def close(self) -> None:
@@ -87,7 +90,7 @@ class Progress:
         self._shown.close()
 
 
-def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
+def train(config: TrainSettings, progress: Progress | None = None) -> TrainResult:
     """Train to the end, from the last checkpoint of `config.output` if there is one.
 
     Raises ConfigError before the first task for anything the user got wrong, TrainingDiverged when the loss is no
@@ -100,7 +103,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
         return _result(config, record | {"state": "nothing_to_do"})
     weights = read_weights(config)
     _check_model(config, listed.labels, weights)
-    progress.note(f"{len(listed.videos):,} labelled videos of {len(listed.labels)} classes; starting Ray")
+    what = f"labelled videos of {len(listed.labels)} classes" if isinstance(config, TrainConfig) else "videos"
+    progress.note(f"{len(listed.videos):,} {what}; starting Ray")
     try:
         with running_ray():
             import ray
@@ -117,7 +121,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainResult:
     return conclude(config, record, outcome)
 
 
-def conclude(config: TrainConfig, record: dict[str, Any], outcome: dict[str, Any]) -> TrainResult:
+def conclude(config: TrainSettings, record: dict[str, Any], outcome: dict[str, Any]) -> TrainResult:
     """Note in the record how the workers ended. Raises TrainingDiverged if that was because of the loss."""
     record |= {name: outcome[name] for name in ("state", "message", "epochs", "best_epoch", "failed")}
     record["metrics"] = _metrics_of_best(config)
@@ -130,13 +134,18 @@ def conclude(config: TrainConfig, record: dict[str, Any], outcome: dict[str, Any
 # --- before the workers ---------------------------------------------------------------------------------------------
 
 
-def _check_model(config: TrainConfig, labels: tuple[str, ...], weights: bytes | None) -> None:
+def _check_model(config: TrainSettings, labels: tuple[str, ...], weights: bytes | None) -> None:
     """Raise ConfigError or ModelError for a network that cannot be built or started, and for labels it lacks."""
-    from vidbatch.augment import Augmenter
-    from vidbatch.training.optimise import make_network
+    if isinstance(config, RestoreConfig):
+        from vidbatch.training import restoring
 
-    make_network(config, len(labels), weights)
-    Augmenter(config.augment, labels)
+        restoring.make_network(config, weights)
+    elif isinstance(config, TrainConfig):
+        from vidbatch.augment import Augmenter
+        from vidbatch.training.classifying import make_network
+
+        make_network(config, len(labels), weights)
+        Augmenter(config.augment, labels)
 
 
 class Places(NamedTuple):
@@ -147,7 +156,7 @@ class Places(NamedTuple):
     on_gpu: bool
 
 
-def find_places(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> Places:
+def find_places(config: TrainSettings, nodes: Sequence[Mapping[str, float]]) -> Places:
     """What the cluster has for the workers. Raises ConfigError for a GPU that there is not, and for too many workers.
 
     Args: `nodes` are the CPU and GPU of each. Ray itself would wait for ever for a place for workers that find none.
@@ -155,8 +164,8 @@ def find_places(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> Pl
     num_gpus = sum(node.get("GPU", 0) for node in nodes)
     check_device(config.device, num_gpus=num_gpus)
     on_gpu = config.device != "cpu" and num_gpus > 0
-    if config.precision != "fp32" and not on_gpu:
-        raise ConfigError(f"precision: {config.precision!r} is not allowed without a GPU; allowed: fp32")
+    if config.precision == "fp16" and not on_gpu:
+        raise ConfigError(f"precision: {config.precision!r} is not allowed without a GPU; allowed: fp32, bf16")
     cpus = config.cpus_per_worker or _cpus_per_worker(config.num_workers, nodes)
     room = sum(int(node.get("CPU", 0)) // cpus for node in nodes)
     if on_gpu:
@@ -168,27 +177,28 @@ def find_places(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> Pl
     return Places(cpus, on_gpu)
 
 
-def read_weights(config: TrainConfig) -> bytes | None:
+def read_weights(config: TrainSettings) -> bytes | None:
     """The weights that the network starts from, published ones downloaded; None if it starts at random.
 
     Raises ConfigError for weights that cannot be read, or that nobody publishes for this network.
     """
-    if config.start_from is None:
+    place: str | None = getattr(config, "start_from", None)
+    if place is None:
         return None
-    if PUBLISHED.fullmatch(config.start_from):
+    if isinstance(config, RestoreConfig):
+        return read_enhancer(place).weights
+    if isinstance(config, TrainConfig) and PUBLISHED.fullmatch(place):
         name = config.video.network.network.removeprefix("torchvision:")
         if config.video.network.is_video_network or name in OWN:
-            raise ConfigError(
-                f"start_from: {config.start_from!r} is not allowed for {name}: give a file of its weights"
-            )
-        return models.load_spec(models.find_model(f"{name}@{config.start_from}"))[1]
+            raise ConfigError(f"start_from: {place!r} is not allowed for {name}: give a file of its weights")
+        return models.load_spec(models.find_model(f"{name}@{place}"))[1]
     try:
-        return storage.read_bytes(config.start_from)
+        return storage.read_bytes(place)
     except OSError as error:
-        raise ConfigError(f"start_from: {storage.redact(config.start_from)!r} cannot be read: {error}") from error
+        raise ConfigError(f"start_from: {storage.redact(place)!r} cannot be read: {error}") from error
 
 
-def _facts_on_ray(listed: Listed, config: TrainConfig) -> Iterator[dict[str, Any]]:
+def _facts_on_ray(listed: Listed, config: TrainSettings) -> Iterator[dict[str, Any]]:
     """Length and first time of every video, read by tasks all over the cluster."""
     import ray
 
@@ -204,7 +214,7 @@ def _facts_on_ray(listed: Listed, config: TrainConfig) -> Iterator[dict[str, Any
 
 
 def _fit(
-    config: TrainConfig, data: TrainingSet, weights: bytes | None, places: Places, progress: Progress
+    config: TrainSettings, data: TrainingSet, weights: bytes | None, places: Places, progress: Progress
 ) -> dict[str, Any]:
     """Run the workers to the end; what the first one returned."""
     import ray
@@ -315,7 +325,7 @@ def _first_line(error: Exception) -> str:
 # --- the record -----------------------------------------------------------------------------------------------------
 
 
-def _open_record(config: TrainConfig, listed: Listed) -> dict[str, Any]:
+def _open_record(config: TrainSettings, listed: Listed) -> dict[str, Any]:
     """The record of the run that this output holds, or a new one. Raises ConfigError where it is of another run."""
     digest = f"{config.digest}-{_digest_of_videos(listed)}"
     try:
@@ -346,17 +356,17 @@ def _digest_of_videos(listed: Listed) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def _save(config: TrainConfig, record: dict[str, Any]) -> None:
+def _save(config: TrainSettings, record: dict[str, Any]) -> None:
     storage.put(storage.join(config.output, RECORD), json.dumps(record, indent=1, ensure_ascii=False).encode())
 
 
-def _put_videos(config: TrainConfig, data: TrainingSet) -> None:
+def _put_videos(config: TrainSettings, data: TrainingSet) -> None:
     from vidbatch.training.worker import put_table
 
     put_table(config.output, "videos", videos_table(data))
 
 
-def _metrics_of_best(config: TrainConfig) -> dict[str, float]:
+def _metrics_of_best(config: TrainSettings) -> dict[str, float]:
     import io
 
     import pyarrow.parquet as pq
@@ -377,7 +387,7 @@ def _what_is_kept(outcome: dict[str, Any]) -> str:
     return f"the bundle holds epoch {outcome['best_epoch']}, the checkpoint the last good step"
 
 
-def _result(config: TrainConfig, record: dict[str, Any]) -> TrainResult:
+def _result(config: TrainSettings, record: dict[str, Any]) -> TrainResult:
     return TrainResult(
         output=config.output,
         state=record["state"],

@@ -25,6 +25,7 @@ from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
 from vidbatch.errors import ConfigError, VideoError
 from vidbatch.manifests import is_manifest
 from vidbatch.training.config import TrainConfig
+from vidbatch.training.settings import TrainSettings
 from vidbatch.windows import (
     Extent,
     Floats,
@@ -40,6 +41,8 @@ from vidbatch.windows import (
     make_windows,
 )
 
+_UNLABELLED = "video"
+"""The one class of videos that need no label."""
 _FACTS: str = "vidbatch.decoding.window_clips:facts_of"
 
 
@@ -113,19 +116,23 @@ class TrainingSet:
 # --- which videos ---------------------------------------------------------------------------------------------------
 
 
-def find_videos(config: TrainConfig) -> Listed:
+def find_videos(config: TrainSettings) -> Listed:
     """List the inputs; needs neither Ray nor torch and opens no video.
 
     Raises ConfigError for inputs that cannot be read, unknown labels, fewer than two classes, a class without a video
     to train with, contradictory splits.
     """
-    clips, videos, left_out = list_labelled(config.decoding, config.label_column, config.min_score)
+    column, least = (config.label_column, config.min_score) if isinstance(config, TrainConfig) else (None, 0.0)
+    clips, videos, left_out = list_labelled(config.decoding, column, least)
     splits = assign_splits(videos, config.shares, seed=config.seed)
-    targets = targets_of(videos) if config.task == "regression" else None
-    labels: tuple[str, ...] = (config.label_column,)
+    targets: Floats | None = None
+    labels: tuple[str, ...] = (column or _UNLABELLED,)
     classes: Ints = np.zeros(len(videos), np.int64)
-    if targets is None:
-        labels, classes = classes_of(videos, config.labels)
+    if isinstance(config, TrainConfig):
+        if config.task == "regression":
+            targets = targets_of(videos)
+        else:
+            labels, classes = classes_of(videos, config.labels)
     check_classes(labels, classes, splits)
     return Listed(
         clips=clips, videos=videos, classes=classes, splits=splits, labels=labels, left_out=left_out, targets=targets
@@ -146,7 +153,7 @@ def targets_of(videos: Sequence[Labelled]) -> Floats:
 
 
 def list_labelled(
-    config: LabelConfig, label_column: str = "label", min_score: float = 0.0
+    config: LabelConfig, label_column: str | None = "label", min_score: float = 0.0
 ) -> tuple[list[Clip], list[Labelled], list[LeftOut]]:
     """Where each labelled video of the inputs is, and its label; and what has none. ConfigError if all have none."""
     clips: list[Clip] = []
@@ -165,14 +172,14 @@ def list_labelled(
     return clips, videos, left_out
 
 
-def _labelled(place: str, clip: Clip, label_column: str, min_score: float) -> Labelled | LeftOut:
+def _labelled(place: str, clip: Clip, label_column: str | None, min_score: float) -> Labelled | LeftOut:
     name = clip["url"] if clip["member"] is None else f"{clip['url']}!{clip['member']}"
     if clip["error_kind"] is not None:
         return LeftOut(name, f"{clip['error_kind']}: {clip['error_message']}")
     known: dict[str, Any] = json.loads(clip["metadata"]) if clip["metadata"] else {}
     if isinstance(known.get("json"), dict):
         known = known["json"] | known
-    label = _text(known.get(label_column))
+    label = _UNLABELLED if label_column is None else _text(known.get(label_column))
     if label is None:
         label = _text(known.get("cls")) or (None if is_manifest(place) else _folder_below(place, clip["url"]))
     if label is None:
@@ -221,7 +228,7 @@ def _folder_below(place: str, url: str) -> str | None:
 # --- their lengths and windows --------------------------------------------------------------------------------------
 
 
-def read_facts(clips: Sequence[Clip], config: TrainConfig) -> list[dict[str, Any]]:
+def read_facts(clips: Sequence[Clip], config: TrainSettings) -> list[dict[str, Any]]:
     """First time and duration of each video, by its packets, or `error`; decoded in one child process."""
     limits = config.decoding
     process = IsolatedProcess(
@@ -240,7 +247,7 @@ def read_facts(clips: Sequence[Clip], config: TrainConfig) -> list[dict[str, Any
     return facts
 
 
-def make_training_set(listed: Listed, facts: Iterable[dict[str, Any]], config: TrainConfig) -> TrainingSet:
+def make_training_set(listed: Listed, facts: Iterable[dict[str, Any]], config: TrainSettings) -> TrainingSet:
     """Windows of all videos. Raises ConfigError where videos that cannot be read leave a class without any."""
     extents: list[Extent | None] = []
     left_out = list(listed.left_out)

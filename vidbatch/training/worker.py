@@ -1,6 +1,6 @@
 """One worker of a run on Ray Train: the loop, with its checkpoints, its bundle and its curves put where they belong.
 
-<output>/model.safetensors, config.json   the bundle: weights of the best epoch so far
+<output>/model.safetensors, config.json   the bundle, or the network that enhances: weights of the best epoch so far
 <output>/training/steps.parquet           a row a step: loss, learning rate, gradient norm, hash of the window ids
 <output>/training/epochs.parquet          a row an epoch: losses and accuracies
 <output>/training/tensorboard/            both, if wanted, for TensorBoard
@@ -23,11 +23,9 @@ import ray.train.torch
 import torch
 
 from vidbatch import storage
-from vidbatch.bundles import BundleConfig, save_bundle
 from vidbatch.publish import encode_parquet
-from vidbatch.training.config import TrainConfig
 from vidbatch.training.loop import Loop, Worker
-from vidbatch.training.videos import TrainingSet
+from vidbatch.training.settings import TrainSettings
 
 CHECKPOINT: Final = "state.pt"
 SAID_EVERY_SECONDS: Final = 0.5
@@ -53,7 +51,7 @@ def train_worker(given: dict[str, Any]) -> dict[str, Any]:
 
     Args: `given` holds `config`, and references to `data` (TrainingSet), `weights` (bytes or None) and the `board`.
     """
-    config: TrainConfig = given["config"]
+    config: TrainSettings = given["config"]
     data, weights = ray.get([given["data"], given["weights"]])
     context = ray.train.get_context()
     torch.set_num_threads(given["num_threads"])
@@ -101,13 +99,9 @@ class Keeper:
             ray.train.report(numbers, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def keep_bundle(self) -> None:
-        """Write the weights that are kept as the bundle."""
+        """Write the weights that are kept where they are used from."""
         if self._is_first:
-            save_bundle(
-                self._loop.config.output,
-                self._loop.kept.state_dict(),
-                bundle_config(self._loop.config, self._loop.data),
-            )
+            self._loop.objective.save(self._loop.config.output, self._loop.kept, self._loop.best)
 
     def write_curves(self) -> None:
         """Write the tables of steps and epochs."""
@@ -147,19 +141,3 @@ def tensorboard_events(steps: Sequence[dict[str, Any]], epochs: Sequence[dict[st
                             writer.add_scalar(f"{kind}/{name}", value, row["step"])
         (place,) = Path(folder).iterdir()
         return place.read_bytes()
-
-
-def bundle_config(config: TrainConfig, data: TrainingSet) -> BundleConfig:
-    """config.json of what is trained."""
-    frame = config.frame
-    return BundleConfig(
-        architecture=config.video.network.name,
-        video=config.video.model_copy(update={"target": data.target}),
-        labels=data.labels,
-        height=frame.height,
-        width=frame.width,
-        crop_share=frame.crop_share,
-        interpolation=frame.interpolation,
-        mean=config.mean,
-        std=config.std,
-    )

@@ -1,0 +1,456 @@
+"""How much better videos look that `vidbatch enhance` has made, beside the classical filters, and what it costs.
+
+    python benchmarks/enhance.py [--quick]
+
+Real recordings, spoilt in known ways (enhance_clips.py), go through the networks that come with vidbatch, which know
+nothing of the kind or strength of what was done, and through filters whose strength was tuned for exactly that, on two
+other recordings; an optimum on the edge of what was tried has more tried. Figures are means over clips of means over
+frames, PSNR in dB of RGB (of luma where a codec has spoilt), with bootstrap intervals over clips.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import harness
+import numpy as np
+import numpy.typing as npt
+import torch
+from av.video.frame import VideoFrame
+from enhance_clips import (
+    CAMERA_RATES,
+    CODEC_RATES,
+    COLOURS,
+    JUDGED_BY,
+    SIGMAS,
+    TUNED_ON,
+    frames_of,
+    luma_of,
+    read,
+    test_clips,
+    to_rgb,
+)
+
+from vidbatch.enhancing.chain import Chain, Target
+from vidbatch.enhancing.config import EnhanceConfig
+from vidbatch.enhancing.filters import FilterLink, Method, plain, shape_of
+from vidbatch.enhancing.quality import differences
+
+Filter = Callable[[Path], list[VideoFrame]]
+Pixels = npt.NDArray[np.uint8]
+
+NOISE: Final = (*(f"sigma{sigma}" for sigma in SIGMAS), *(f"camera_crf{rate}" for rate in CAMERA_RATES))
+CODEC: Final = tuple(f"codec_crf{rate}" for rate in CODEC_RATES)
+COLOUR: Final = tuple(f"colour_{kind}" for kind in COLOURS)
+WIDER: Final = 1.35
+"""The next strength that is tried is so many times the last."""
+MOST_TRIED: Final = 14
+
+
+class Contender(NamedTuple):
+    """A filter with one number to tune."""
+
+    name: str
+    make: Callable[[float], Filter]
+    begin: float
+    most: float = float("inf")
+
+
+class Scores(NamedTuple):
+    """Of one clip."""
+
+    psnr: float
+    ssim: float
+
+
+# --- contenders -----------------------------------------------------------------------------------------------------
+
+
+def network(step: str, method: str, strength: float = 1.0) -> Filter:
+    """What `vidbatch enhance` does."""
+    settings = {"inputs": ("x",), "output": "y", "steps": (step,), step: method, f"{step}_strength": strength}
+    steps = EnhanceConfig.model_validate(settings).wanted_steps
+
+    def run(path: Path) -> list[VideoFrame]:
+        frames = read(path)
+        chain = Chain(steps, Target(frames[0].width, frames[0].height, "yuv420p"), deinterlaces=False)
+        return [made for frame in frames for made in chain.push(frame)] + list(chain.flush())
+
+    return run
+
+
+def graph(pixel_format: str, nodes: Callable[[float], list[tuple[str, str]]]) -> Callable[[float], Filter]:
+    """Filters of the FFmpeg that PyAV brings along."""
+
+    def make(x: float) -> Filter:
+        def run(path: Path) -> list[VideoFrame]:
+            frames = [plain(frame) for frame in read(path)]
+            method = Method(lambda _: [("format", pixel_format), *nodes(x)])
+            link = FilterLink(shape_of(frames[0]), [(method, 1.0)])
+            return [made for frame in frames for made in link.push(frame)] + list(link.flush())
+
+        return run
+
+    return make
+
+
+def system_ffmpeg(nodes: Callable[[float], str]) -> Callable[[float], Filter]:
+    """Filters that only the system's ffmpeg has."""
+
+    def make(x: float) -> Filter:
+        def run(path: Path) -> list[VideoFrame]:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "out.mkv"
+                command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), "-vf", f"format=yuv420p,{nodes(x)}"]
+                subprocess.run([*command, "-c:v", "ffv1", str(out)], check=True)
+                return read(out)
+
+        return run
+
+    return make
+
+
+def opencv(name: str) -> Callable[[float], Filter]:
+    """Filters of OpenCV, in the environment of the peers."""
+
+    def make(x: float) -> Filter:
+        def run(path: Path) -> list[VideoFrame]:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "out.npy"
+                script = str(harness.HERE / "contender_opencv.py")
+                subprocess.run(
+                    [str(harness.PEERS_PYTHON), script, name, str(x), str(path), str(out)], check=True,
+                    stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                return frames_of(np.load(out))
+
+        return run
+
+    return make
+
+
+def per_frame(function: Callable[[npt.NDArray[np.float64], float], Any]) -> Callable[[float], Filter]:
+    """A function of each frame's RGB, float64 0 to 255."""
+
+    def make(x: float) -> Filter:
+        def run(path: Path) -> list[VideoFrame]:
+            made = [function(to_rgb(frame).astype(np.float64), x) for frame in read(path)]
+            return frames_of(np.clip(np.round(np.stack(made)), 0, 255).astype(np.uint8))
+
+        return run
+
+    return make
+
+
+def grey_world(rgb: npt.NDArray[np.float64], x: float) -> Any:
+    """Each channel's mean becomes that of all, by the share x."""
+    means = rgb.mean((0, 1))
+    return rgb * (means.mean() / np.maximum(1, means)) ** x
+
+
+def percentile_stretch(rgb: npt.NDArray[np.float64], x: float) -> Any:
+    """The darkest and lightest x percent of each channel become black and white."""
+    low, high = np.percentile(rgb, [x, 100 - x], axis=(0, 1))
+    return (rgb - low) * 255 / np.maximum(1, high - low)
+
+
+def identity(path: Path) -> list[VideoFrame]:
+    """Nothing is done."""
+    return read(path)
+
+
+def _hqdn3d(temporal: float) -> Callable[[float], str]:
+    return lambda x: f"hqdn3d={x:g}:{0.75 * x:g}:{temporal * x:g}:{0.75 * temporal * x:g}"
+
+
+def denoisers() -> list[Contender]:
+    """Filters against noise, in the pixel formats that suit them."""
+    found = [
+        Contender(f"nlmeans {where} p={p} r={r}", graph(where, _nlmeans(p, r)), 6, 30)
+        for where in ("yuv420p", "gbrp")
+        for p, r in ((7, 15), (5, 9))
+    ]
+    found += [Contender(f"hqdn3d {t:g}", system_ffmpeg(_hqdn3d(t)), 8, 255) for t in (0.75, 1.5)]
+    found.append(Contender("fastNlMeans", opencv("fastNlMeans"), 8))
+    return found
+
+
+def _nlmeans(p: int, r: int) -> Callable[[float], list[tuple[str, str]]]:
+    return lambda x: [("nlmeans", f"s={x:g}:p={p}:r={r}")]
+
+
+def reported_beside() -> list[Contender]:
+    """BM3D, which is not to be beaten but known."""
+    return [
+        Contender(
+            f"bm3d {where}", graph(where, lambda x: [("bm3d", f"sigma={x:g}:block=16:bstep=4:group=8:range=9")]), 12
+        )
+        for where in ("yuv420p", "gbrp")
+    ]
+
+
+def deblockers() -> list[Contender]:
+    """Filters against what codecs do."""
+    return [
+        Contender("deblock", graph("yuv420p", _deblock), 0.3, 1),
+        Contender("nlmeans", graph("yuv420p", _nlmeans(7, 15)), 2, 30),
+        *(Contender(f"hqdn3d {t:g}", system_ffmpeg(_hqdn3d(t)), 1, 255) for t in (0.75, 1.5)),
+    ]
+
+
+def _deblock(x: float) -> list[tuple[str, str]]:
+    return [("deblock", f"filter=strong:alpha={0.196 * x:g}:beta={0.1 * x:g}")]
+
+
+def colourists() -> list[Contender]:
+    """Filters that correct colours."""
+    return [
+        Contender("grey world", per_frame(grey_world), 0.8, 1.2),
+        Contender("percentile stretch", per_frame(percentile_stretch), 0.5, 30),
+        *(
+            Contender(
+                f"normalize independence={i:g}",
+                graph("gbrp", lambda x, i=i: [("normalize", f"strength={x:g}:independence={i:g}")]),  # type: ignore[misc]
+                0.5,
+                1,
+            )
+            for i in (0.0, 0.5, 1.0)
+        ),
+        Contender("greyedge", graph("gbrp", lambda x: [("greyedge", f"difford=1:minknorm=5:sigma={x:g}")]), 2, 100),
+        Contender("CLAHE", opencv("CLAHE"), 1.5),
+    ]
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def good_rgb(clip: str) -> Pixels:
+    return np.stack([to_rgb(frame) for frame in read(test_clips() / clip / "good.mkv")])
+
+
+@lru_cache(maxsize=32)
+def good_luma(clip: str) -> Pixels:
+    return np.stack([luma_of(frame) for frame in read(test_clips() / clip / "good.mkv")])
+
+
+def psnr_of(made: Iterable[VideoFrame], clip: str, *, of_luma: bool) -> float:
+    """Mean over frames, in dB."""
+    wanted = good_luma(clip) if of_luma else good_rgb(clip)
+    found = np.stack([luma_of(frame) if of_luma else to_rgb(frame) for frame in made])
+    if found.shape != wanted.shape:
+        raise harness.InvalidRun(f"{clip}: {found.shape} frames of {wanted.shape}")
+    errors = ((found.astype(np.float32) - wanted) ** 2).reshape(len(found), -1).mean(1)
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-4))))
+
+
+def scores_of(filtered: Filter, kind: str, clip: str) -> Scores:
+    """Of one clip that was spoilt in one way."""
+    made = filtered(test_clips() / clip / f"{kind}.mkv")
+    psnr = psnr_of(made, clip, of_luma=kind.startswith("codec"))
+    good = read(test_clips() / clip / "good.mkv")
+    pairs = list(zip(good, made, strict=True))[:: max(1, len(good) // 4)]
+    return Scores(psnr, float(np.mean([differences(_as_yuv(one), _as_yuv(other))[1] for one, other in pairs])))
+
+
+def _as_yuv(frame: VideoFrame) -> VideoFrame:
+    return frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
+
+
+def tuned(contender: Contender, kind: str) -> tuple[float, float]:
+    """The number that is best for the clips that are tuned on, and how good it is there."""
+    tried: dict[float, float] = {}
+
+    def of(x: float) -> float:
+        x = min(x, contender.most)
+        if x not in tried:
+            made = {clip: contender.make(x)(test_clips() / clip / f"{kind}.mkv") for clip in TUNED_ON}
+            tried[x] = statistics.mean(
+                psnr_of(frames, clip, of_luma=kind.startswith("codec")) for clip, frames in made.items()
+            )
+        return tried[x]
+
+    best = contender.begin
+    of(best)
+    while len(tried) < MOST_TRIED:
+        above, below = min(best * WIDER, contender.most), best / WIDER
+        if of(above) <= tried[best] >= of(below):
+            break
+        best = max(tried, key=tried.__getitem__)
+    best = max(tried, key=tried.__getitem__)
+    return best, tried[best]
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """95 % bootstrap interval of the mean."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(np.array(values), (10_000, len(values))).mean(1)
+    return [round(float(at), 3) for at in np.percentile(means, [2.5, 97.5])]
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    kind: str, ours: Filter, contenders: Sequence[Contender], beside: Sequence[Contender] = ()
+) -> dict[str, Any]:
+    """One row: ours, identity and every contender at its best, clip by clip."""
+    found: dict[str, dict[str, Scores]] = {
+        "vidbatch": {clip: scores_of(ours, kind, clip) for clip in JUDGED_BY},
+        "identity": {clip: scores_of(identity, kind, clip) for clip in JUDGED_BY},
+    }
+    strengths: dict[str, float] = {}
+    for contender in (*contenders, *beside):
+        began = time.perf_counter()
+        strengths[contender.name], _ = tuned(contender, kind)
+        filtered = contender.make(strengths[contender.name])
+        found[contender.name] = {clip: scores_of(filtered, kind, clip) for clip in JUDGED_BY}
+        print(f"  {contender.name} {strengths[contender.name]:g}: {_mean(found[contender.name]):.2f} dB "
+              f"({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)  # fmt: skip
+    rivals = [contender.name for contender in contenders]
+    best = max((*rivals, "identity"), key=lambda name: _mean(found[name]))
+    ours_by_clip = {clip: scores.psnr for clip, scores in found["vidbatch"].items()}
+    over_best = [ours_by_clip[clip] - found[best][clip].psnr for clip in JUDGED_BY]
+    best_each = {clip: max(found[name][clip].psnr for name in (*rivals, "identity")) for clip in JUDGED_BY}
+    over_each = {clip: ours_by_clip[clip] - best_each[clip] for clip in JUDGED_BY}
+    over_input = {clip: ours_by_clip[clip] - found["identity"][clip].psnr for clip in JUDGED_BY}
+    row = {
+        "kind": kind,
+        "psnr": {name: round(_mean(of), 3) for name, of in found.items()},
+        "ssim": {name: round(statistics.mean(s.ssim for s in of.values()), 4) for name, of in found.items()},
+        "strengths": {name: round(x, 4) for name, x in strengths.items()},
+        "best_filter": best,
+        "over_best_filter_db": round(statistics.mean(over_best), 3),
+        "over_best_filter_interval": interval(over_best),
+        "over_best_filter_per_clip_db": round(statistics.mean(over_each.values()), 3),
+        "over_input_db": round(statistics.mean(over_input.values()), 3),
+        "worst_clip": min(over_each, key=over_each.__getitem__),
+        "worst_over_best_filter_db": round(min(over_each.values()), 3),
+        "worst_over_input_db": round(min(over_input.values()), 3),
+        "clips": {
+            clip: {
+                name: {"psnr": round(of[clip].psnr, 3), "ssim": round(of[clip].ssim, 4)} for name, of in found.items()
+            }
+            for clip in JUDGED_BY
+        },
+    }
+    print(f"{kind}: {row['psnr']['vidbatch']:.2f} dB, {row['over_best_filter_db']:+.2f} over {best}, "
+          f"{row['over_input_db']:+.2f} over the input", flush=True)  # fmt: skip
+    return row
+
+
+def _mean(scores: dict[str, Scores]) -> float:
+    return statistics.mean(score.psnr for score in scores.values())
+
+
+def clean_colours(ours: Filter) -> dict[str, Any]:
+    """What becomes of colours that were good, as CIE's difference of 2000; and how much levels flicker, if spoilt."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    differing, means, greatest = {}, [], []
+    for clip in JUDGED_BY:
+        made = [to_rgb(frame) for frame in ours(test_clips() / clip / "good.mkv")]
+        pairs = list(zip(good_rgb(clip), made, strict=True))[::5]
+        differing[clip] = np.concatenate(
+            [deltaE_ciede2000(rgb2lab(one), rgb2lab(other)).ravel() for one, other in pairs]
+        )
+        for kind in COLOUR:
+            frames = ours(test_clips() / clip / f"{kind}.mkv")
+            offset = [
+                (to_rgb(frame).astype(np.float64) - wanted).mean((0, 1))
+                for frame, wanted in zip(frames, good_rgb(clip), strict=True)
+            ]
+            steps = np.abs(np.diff(np.stack(offset), axis=0))
+            means.append(float(steps.mean()))
+            greatest.append(float(steps.max()))
+    everything = np.concatenate(list(differing.values()))
+    return {
+        "delta_e_mean": round(float(everything.mean()), 3),
+        "delta_e_95th": round(float(np.percentile(everything, 95)), 3),
+        "delta_e_by_clip": {clip: round(float(values.mean()), 3) for clip, values in differing.items()},
+        "flicker_mean_levels": round(statistics.mean(means), 4),
+        "flicker_greatest_levels": round(max(greatest), 3),
+    }
+
+
+def cpu_ratio(*, pairs: int) -> dict[str, Any]:
+    """CPU seconds a frame of 720p of the denoiser and of nlmeans, one thread, in turn."""
+    from clips import clip_path
+
+    torch.set_num_threads(1)
+    source = read(clip_path("sintel_trailer.mp4"))[600:612]
+    with tempfile.TemporaryDirectory() as folder:
+        from enhance_clips import write
+
+        path = Path(folder) / "720p.mkv"
+        write(path, source)
+        ways = {"vidbatch": network("denoise", "network"), "nlmeans": graph("yuv420p", _nlmeans(7, 15))(6.0)}
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(pairs + 1):
+            for name, way in ways.items():
+                began = time.process_time()
+                way(path)
+                times[name].append((time.process_time() - began) / len(source))
+    ratios = [ours / theirs for ours, theirs in zip(times["vidbatch"][1:], times["nlmeans"][1:], strict=True)]
+    return {
+        "cpu_ms_a_frame": {name: round(1000 * statistics.median(of[1:]), 1) for name, of in times.items()},
+        "over_nlmeans": round(statistics.median(ratios), 3),
+    }
+
+
+def plot(rows: Sequence[dict[str, Any]]) -> Any:
+    """What was spoilt, what the best filter makes of it, and what vidbatch does."""
+    made, axes = harness.figure(width=8.5)
+    places = np.arange(len(rows))
+    bars = (
+        ("as it is", [row["psnr"]["identity"] for row in rows]),
+        ("best filter, tuned for each", [row["psnr"][row["best_filter"]] for row in rows]),
+        ("vidbatch enhance", [row["psnr"]["vidbatch"] for row in rows]),
+    )
+    for number, (label, values) in enumerate(bars):
+        axes.bar(places + (number - 1) * 0.27, values, 0.25, label=label)
+    axes.set_xticks(places, [row["kind"].replace("_", "\n") for row in rows], fontsize=8)
+    axes.set_ylim(10)
+    axes.set_ylabel("PSNR, dB")
+    axes.legend(fontsize=8)
+    return made
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
+    options = parser.parse_args()
+    parts = (options.only,) if options.only else ("noise", "codec", "colour", "cpu")
+    few = 1 if options.quick else None
+    found: dict[str, Any] = {"rows": []}
+    if "noise" in parts:
+        ours = network("denoise", "network")
+        for kind in NOISE[1 : 2 if few else None] if few else NOISE:
+            found["rows"].append(compare(kind, ours, denoisers()[:few], reported_beside()[:few]))
+    if "codec" in parts:
+        for kind in CODEC[:few]:
+            found["rows"].append(compare(kind, network("denoise", "artefacts"), deblockers()[:few]))
+    if "colour" in parts:
+        ours = network("colour", "network")
+        for kind in COLOUR[-1:] if few else COLOUR:
+            found["rows"].append(compare(kind, ours, colourists()[:few]))
+        found["colours"] = clean_colours(ours)
+    if "cpu" in parts:
+        found["cpu"] = cpu_ratio(pairs=1 if few else 5)
+    print(found.get("colours", ""), found.get("cpu", ""))
+    if not options.only:
+        folder = harness.results_dir(options)
+        harness.save(folder, "enhance", found, quick=options.quick)
+        harness.save_plot(folder, "enhance", plot(found["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,422 @@
+"""The networks that enhance: what they are trained to undo, how they are trained, and what they make of videos."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.video.frame import VideoFrame
+from click.testing import CliRunner
+from clips import LazyClips
+from test_enhance import LOSSLESS, done, in_clips, job, pictures
+
+from vidbatch.cli import cli
+from vidbatch.enhancing import networked
+from vidbatch.enhancing.chain import Chain, Target, reach_of
+from vidbatch.enhancing.config import EnhanceConfig, enhance_digest, load_enhance_config
+from vidbatch.enhancing.types import Step
+from vidbatch.errors import ConfigError
+from vidbatch.restoring import degrade, levels, planes
+from vidbatch.restoring.denoiser import SEEN_AROUND, Denoiser
+from vidbatch.restoring.spec import WEIGHTS, EnhancerSpec, read_enhancer, save_enhancer
+from vidbatch.testing import make_video
+from vidbatch.training.loop import Loop, Worker
+from vidbatch.training.restore_config import RestoreConfig, load_restore_config
+from vidbatch.training.run import find_places
+from vidbatch.training.videos import find_videos, make_training_set, read_facts
+
+COMING_WITH_VIDBATCH = [("denoise", "network"), ("denoise", "artefacts"), ("colour", "network")]
+
+
+def step_of(name: str, method: str, strength: float | None = None) -> Step:
+    settings = {"inputs": "a", "output": "b", "steps": name, name: method, f"{name}_strength": strength}
+    (step,) = EnhanceConfig.model_validate({k: v for k, v in settings.items() if v is not None}).wanted_steps
+    return step
+
+
+@pytest.fixture(scope="module")
+def random_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that was not trained: it changes frames, whatever they are."""
+    place = tmp_path_factory.mktemp("random") / "denoiser"
+    spec = EnhancerSpec.of("denoise", num_frames=5, widths=(8, 12, 16))
+    network = spec.build(seed=3)
+    for weight in network.parameters():
+        weight.data.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+    save_enhancer(str(place), network.state_dict(), spec)
+    return place
+
+
+# --- what they are made of ------------------------------------------------------------------------------------------
+
+
+def test_cells_are_pictures_in_another_order() -> None:
+    luma, chroma = torch.rand(2, 1, 32, 48), torch.rand(2, 2, 16, 24)
+    again = planes.unpack(planes.pack(luma, chroma))
+    assert torch.equal(again[0], luma)
+    assert torch.equal(again[1], chroma)
+
+
+def test_a_denoiser_sees_no_further_than_it_says() -> None:
+    network = Denoiser(3, (4, 6, 8)).eval()
+    for weight in network.parameters():
+        weight.data.normal_(std=0.3)
+    cells = torch.rand(1, 3, 24, 8, 128)
+    changed = cells.clone()
+    changed[..., 64:68] = torch.rand(1, 3, 24, 8, 4)
+    with torch.no_grad():
+        differs = (network(cells) - network(changed)).abs().amax((0, 1, 2)) > 0
+    seen = differs.nonzero().flatten()
+    assert seen.min() < 60, "it sees some way"
+    around = SEEN_AROUND // planes.CELL
+    assert seen.min() >= 64 - around
+    assert seen.max() < 68 + around
+
+
+def test_levels_that_are_known_undo_what_was_spoilt() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(4, 3, 24, 24, generator=generator) * 0.6 + 0.05
+    cast, gamma, contrast, offset = torch.tensor([1.2, 0.9, 1.1]), 0.7, 0.6, 0.1
+    colours = degrade.Colours(
+        cast.expand(4, 3), torch.full((4,), gamma), torch.full((4,), contrast), torch.full((4,), offset)
+    )
+    spoilt = degrade.recoloured(pictures, colours)
+    # value = ((cast * good) ** gamma) * contrast + offset
+    white = contrast * cast**gamma
+    curves = torch.cat([torch.full((3,), offset), white.log(), torch.full((3,), math.log(1 / gamma))]).expand(4, 9)
+    assert (spoilt - pictures).abs().mean() > 0.05
+    assert (levels.apply(spoilt, curves) - pictures).abs().max() < 0.02
+
+
+def test_tables_of_no_change_change_nothing_and_0_stays_0() -> None:
+    assert np.array_equal(levels.tables(torch.zeros(9)).numpy(), np.tile(np.arange(256), (3, 1)))
+    bright = levels.tables(torch.tensor([0.0] * 6 + [-1.0] * 3)).numpy()
+    assert (bright[:, 0] == 0).all()
+    assert (bright[:, 255] == 255).all()
+    assert (np.diff(bright.astype(int), axis=1) >= 0).all()
+
+
+def test_noise_is_as_strong_as_it_may_be_and_some_windows_have_none() -> None:
+    windows = torch.full((400, 1, 3, 16, 16), 0.5)
+    noisy = degrade.noisy(windows, torch.Generator().manual_seed(1))
+    sigmas = (noisy - windows).flatten(1).std(1) * 255
+    clean = (sigmas < 0.6).float().mean()
+    assert 0.02 < clean < 0.12
+    assert 45 < sigmas.max() < 75
+    assert 20 < sigmas.median() < 35
+    assert torch.equal(noisy.mul(255).round(), noisy.mul(255)), "whole levels"
+    assert torch.equal(noisy, degrade.noisy(windows, torch.Generator().manual_seed(1)))
+
+
+# --- on videos ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["denoise", "colour"])
+def test_clips_joined_are_the_frames_of_one_clip(
+    tmp_path: Path, random_denoiser: Path, clips: LazyClips, name: str
+) -> None:
+    step = step_of("denoise", str(random_denoiser)) if name == "denoise" else step_of("colour", "network")
+    path = tmp_path / "short.mp4"
+    with av.open(str(clips["carphone.mp4"])) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=Fraction(30000, 1001), options={"g": "30", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 176, 144, "yuv420p"  # type: ignore[union-attr]
+        for frame in source.decode(video=0):
+            out.mux(stream.encode(frame))  # type: ignore[union-attr]
+        out.mux(stream.encode(None))  # type: ignore[union-attr]
+    whole = job(path, tmp_path, step, **LOSSLESS)
+    assert done(whole).error_kind is None
+    joined, facts = in_clips(path, tmp_path, step, seconds=1.0, **LOSSLESS)
+    assert facts.error_kind is None
+    assert pictures(joined.file) == pictures(whole.file)
+    assert pictures(whole.file) != pictures(path)
+
+
+def frames_of(number: int, height: int, width: int, pixel_format: str = "yuv420p") -> Iterator[VideoFrame]:
+    rng = np.random.default_rng(height)
+    for n in range(number):
+        pixels = np.roll(rng.integers(0, 255, (height, width, 3), np.uint8), n, axis=1)
+        frame = VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
+        frame.colorspace, frame.color_range = 1, 1
+        yield frame
+
+
+def through(steps: list[Step], frames: Iterator[VideoFrame], target: Target) -> tuple[list[VideoFrame], list[str]]:
+    chain = Chain(steps, target, deinterlaces=False)
+    made = [given for frame in frames for given in chain.push(frame)]
+    return made + list(chain.flush()), chain.changes
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 7])
+def test_as_many_frames_come_out_as_went_in(random_denoiser: Path, number: int) -> None:
+    steps = [step_of("denoise", str(random_denoiser)), step_of("colour", "network")]
+    made, _ = through(steps, frames_of(number, 48, 64), Target(64, 48, "yuv420p"))
+    assert len(made) == number
+    assert {(frame.width, frame.height, frame.format.name, int(frame.colorspace)) for frame in made} == {
+        (64, 48, "yuv420p", 1)
+    }
+
+
+def test_odd_sizes_deep_colours_and_filters_on_both_sides(random_denoiser: Path) -> None:
+    steps = [
+        Step("denoise", "deblock", 0.5),
+        step_of("denoise", str(random_denoiser)),
+        Step("colour", "normalize", 0.5),
+    ]
+    made, changes = through(steps, frames_of(6, 47, 63, "yuv444p10le"), Target(64, 48, "yuv420p"))
+    assert len(made) == 6
+    assert changes == [
+        f"{random_denoiser} saw 8 bits of 10",
+        "pixel format yuv444p10le became yuv420p",
+        "padded from 63x47 to 64x48: the encoder takes even sizes only",
+    ]
+
+
+def test_strips_do_not_show(random_denoiser: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step_of("denoise", str(random_denoiser))]
+    whole, _ = through(steps, frames_of(3, 480, 64), Target(64, 480, "yuv420p"))
+    monkeypatch.setattr(networked, "_MOST_ROWS", 160)
+    monkeypatch.setattr(networked, "_LARGE", 1)
+    stripped, _ = through(steps, frames_of(3, 480, 64), Target(64, 480, "yuv420p"))
+    for one, other in zip(whole, stripped, strict=True):
+        difference = np.abs(one.to_ndarray().astype(int) - other.to_ndarray())
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3, "rounding only"
+
+
+def test_a_part_of_the_strength_is_a_part_of_the_change(random_denoiser: Path) -> None:
+    target = Target(64, 48, "yuv420p")
+    before = np.stack([frame.to_ndarray() for frame in frames_of(3, 48, 64)]).astype(float)
+    changes = []
+    for strength in (0.5, 1.0):
+        made, _ = through([step_of("denoise", str(random_denoiser), strength)], frames_of(3, 48, 64), target)
+        changes.append(np.stack([frame.to_ndarray() for frame in made]) - before)
+    inside = np.abs(changes[1]) < 20  # what was not cut off at 0 or 255
+    assert np.abs(changes[1][inside] - 2 * changes[0][inside]).mean() < 1.0
+    assert np.abs(changes[1]).mean() > 0.5
+
+
+def test_a_network_reaches_as_many_frames_as_it_sees(random_denoiser: Path) -> None:
+    assert reach_of([step_of("denoise", str(random_denoiser))], deinterlaces=False) == (2, 2)
+    both = [step_of("denoise", str(random_denoiser)), Step("denoise", "atadenoise", 0.5)]
+    assert reach_of(both, deinterlaces=True) == (8, 8)
+
+
+# --- those that come with vidbatch ----------------------------------------------------------------------------------
+
+
+def read_rgb(path: Path, first: int, number: int) -> Any:
+    with av.open(str(path)) as file:
+        frames = [
+            frame.to_ndarray(format="rgb24")
+            for _, frame in zip(range(first + number), file.decode(video=0), strict=False)
+        ]
+    return np.stack(frames[first:])
+
+
+def psnr(one: Any, other: Any) -> float:
+    return degrade.psnr(float(np.mean((one.astype(float) - other) ** 2)) / 255**2)
+
+
+def as_frames(rgb: Any) -> Iterator[VideoFrame]:
+    for pixels in rgb:
+        yield VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(format="yuv420p")
+
+
+def test_noise_is_taken_away_from_a_real_clip_whatever_its_strength(clips: LazyClips) -> None:
+    good = read_rgb(clips["runners.mp4"], 20, 7)[:, 100:292, 200:456]
+    rng = np.random.default_rng(0)
+    for sigma, least in ((10, 2.0), (25, 5.0), (50, 7.0)):
+        noisy = np.clip(good + sigma * rng.standard_normal(good.shape), 0, 255).round().astype(np.uint8)
+        made, _ = through([step_of("denoise", "network")], as_frames(noisy), Target(256, 192, "yuv420p"))
+        found = np.stack([frame.to_ndarray(format="rgb24") for frame in made])
+        assert psnr(found, good) - psnr(noisy, good) > least
+
+
+def test_a_cast_is_taken_away_from_a_real_clip_and_good_colours_stay(clips: LazyClips) -> None:
+    good = read_rgb(clips["runners.mp4"], 20, 6)
+    cast = np.clip(good * np.array([1.2, 1.0, 0.8]), 0, 255).astype(np.uint8)
+    found = {}
+    for name, rgb in (("good", good), ("cast", cast)):
+        made, _ = through([step_of("colour", "network")], as_frames(rgb), Target(720, 400, "yuv420p"))
+        found[name] = np.stack([frame.to_ndarray(format="rgb24") for frame in made])
+    assert psnr(found["cast"], good) > psnr(cast, good) + 1
+    assert psnr(found["good"], good) > 24
+
+
+@pytest.mark.parametrize(("name", "method"), COMING_WITH_VIDBATCH)
+def test_what_comes_with_vidbatch_says_how_it_was_trained(name: str, method: str) -> None:
+    network = step_of(name, method).network
+    assert network is not None
+    enhancer = read_enhancer(network.place)
+    assert enhancer.spec.trained["settings"]["kind"] == enhancer.spec.kind
+    assert enhancer.spec.trained["score"] > 20
+    readme = (WEIGHTS / "README.md").read_text()
+    assert enhancer.digest in readme, "the table of weights/README.md is of other weights"
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*.safetensors")) < 6e6
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_of_a_run_follows_the_weights_and_not_their_place(random_denoiser: Path, tmp_path: Path) -> None:
+    def digest(place: Path, **more: Any) -> str:
+        return enhance_digest(load_enhance_config({"inputs": "a", "output": "b", "denoise": place, **more}))
+
+    copy, other = tmp_path / "copy", tmp_path / "other"
+    kept = read_enhancer(str(random_denoiser))
+    save_enhancer(str(copy), kept.load().state_dict(), kept.spec)
+    save_enhancer(str(other), kept.spec.build(seed=9).state_dict(), kept.spec)
+    assert digest(random_denoiser) == digest(copy) != digest(other)
+    assert digest(random_denoiser, denoise_strength=0.7) != digest(random_denoiser)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: network, artefacts, nlmeans, bm3d, fftdnoiz, "
+         "atadenoise, deblock, or the folder or prefix of a network (./name for one here) is"),
+        ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: network, normalize, greyedge, grayworld, "
+         "colorcorrect, or the folder or prefix of a network (./name for one here) is"),
+    ],
+)  # fmt: skip
+def test_a_wrong_method_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_enhance_config({"inputs": "a", "output": "b", **changes})
+    assert str(raised.value) == sentence
+
+
+def test_a_place_without_a_network_or_with_one_for_something_else_is_refused(random_denoiser: Path) -> None:
+    for changes, said in (
+        ({"steps": "colour", "colour": random_denoiser}, "colour: '{}' is not allowed: it is a network for denoise"),
+        ({"denoise": random_denoiser / "none"}, "denoise: '{}/none' is not a network that enhances: "),
+    ):
+        config = load_enhance_config({"inputs": "a", "output": "b", **changes})
+        with pytest.raises(ConfigError) as raised:
+            _ = config.wanted_steps
+        assert str(raised.value).startswith(said.format(random_denoiser))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_frames": 4}, "num_frames: 4 is even, but one frame is the middle one"),
+        ({"kind": "colour"}, "num_frames: 5 is not allowed with kind colour, which sees one picture"),
+        ({"kind": "artefacts"}, "pairs: False is not allowed with kind artefacts: what a codec does is not imitated "
+         "here"),
+        ({"crop": 512}, "crop: 512 is larger than a frame of 360x640"),
+        ({"widths": (8, 8)}, "widths: (8, 8) is not allowed: 3 of 4 to 1024 channels"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_of_a_training_are_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_restore_config({"inputs": "a", "output": "b", **changes})
+    assert str(raised.value) == sentence
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small videos of smooth, moving pictures, as many shots."""
+    folder = tmp_path_factory.mktemp("good") / "videos"
+    folder.mkdir()
+    down, across = np.mgrid[0:64, 0:96] / 16
+    for number in range(6):
+        with av.open(str(folder / f"{number}.mkv"), "w") as out:
+            stream = out.add_stream("ffv1", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"  # type: ignore[union-attr]
+            for n in range(12):
+                waves = [np.sin(across * (1 + number / 4) + n / 5 + c) * np.cos(down + c) for c in range(3)]
+                pixels = (127 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+                out.mux(stream.encode(VideoFrame.from_ndarray(pixels, format="rgb24")))  # type: ignore[union-attr]
+            out.mux(stream.encode(None))  # type: ignore[union-attr]
+    return folder
+
+
+def training(videos: Path, output: Path, **changes: Any) -> RestoreConfig:
+    settings = {
+        "inputs": videos, "output": output, "widths": (8, 12, 16), "crop": 32, "crops_per_window": 4,
+        "frame_size": (64, 96), "batch_size": 4, "slice_size": 2, "epochs": 12, "train_share": 0.7,
+        "validation_share": 0.3, "ema_decay": 0.8, "learning_rate": 3e-3, "cache_gb": 0.0,
+    }  # fmt: skip
+    return load_restore_config(settings | changes)
+
+
+def loop_of(config: RestoreConfig) -> Loop:
+    listed = find_videos(config)
+    return Loop(config, make_training_set(listed, read_facts(listed.clips, config), config), Worker())
+
+
+def test_a_denoiser_learns_and_a_run_that_goes_on_in_the_middle_ends_the_same(
+    good_videos: Path, tmp_path: Path
+) -> None:
+    config = training(good_videos, tmp_path / "network")
+    loop, states = loop_of(config), []
+    loop.run(
+        lambda numbers, state: states.append(state()) if numbers["step"] == 5 and "best_epoch" not in numbers else None
+    )
+    scores = [epoch["validation_psnr"] for epoch in loop.epochs]
+    assert scores[-1] > scores[0] + 3
+    again = loop_of(config)
+    again.load_state(states[0])
+    again.run(lambda _numbers, _state: None)
+    for name, weight in loop.kept.state_dict().items():
+        assert torch.equal(weight, again.kept.state_dict()[name]), name
+
+
+def test_colours_are_learnt(good_videos: Path, tmp_path: Path) -> None:
+    loop = loop_of(
+        training(good_videos, tmp_path / "network", kind="colour", num_frames=1, widths=(8,), epochs=10, crop=64)
+    )
+    loop.run(lambda _numbers, _state: None)
+    scores = [epoch["validation_psnr"] for epoch in loop.epochs]
+    assert max(scores) > scores[0] + 1
+
+
+def test_pairs_are_learnt_from_both_halves_of_a_frame(tmp_path: Path) -> None:
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for number in range(4):
+        make_video(folder / f"{number}.mp4", num_frames=12, width=96, height=128)
+    loop = loop_of(training(folder, tmp_path / "network", kind="artefacts", pairs=True, frame_size=(128, 96), epochs=1))
+    loop.run(lambda _numbers, _state: None)
+    assert loop.steps
+    assert all(math.isfinite(step["loss"]) for step in loop.steps)
+
+
+def test_bf16_trains_on_a_cpu_and_fp16_does_not(good_videos: Path, tmp_path: Path) -> None:
+    nodes = [{"CPU": 2.0}]
+    assert not find_places(training(good_videos, tmp_path, precision="bf16"), nodes).on_gpu
+    with pytest.raises(ConfigError, match="precision: 'fp16' is not allowed without a GPU; allowed: fp32, bf16"):
+        find_places(training(good_videos, tmp_path, precision="fp16"), nodes)
+    loop = loop_of(training(good_videos, tmp_path / "network", precision="bf16", epochs=1))
+    loop.run(lambda _numbers, _state: None)
+    assert all(weight.dtype == torch.float32 for weight in loop.network.parameters())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_command_trains_a_network_that_enhance_takes(good_videos: Path, tmp_path: Path) -> None:
+    command = [
+        "train-enhancer", str(good_videos), "--output", str(tmp_path / "network"), "--widths", "8,12,16", "--crop",
+        "32", "--frame-size", "64x96", "--batch-size", "4", "--slice-size", "2", "--epochs", "2", "--train-share",
+        "0.7", "--validation-share", "0.3",
+    ]  # fmt: skip
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    assert "2 epochs" in result.output
+    assert "psnr" in result.output
+    spec = json.loads((tmp_path / "network" / "config.json").read_text())
+    assert spec["trained"]["settings"]["epochs"] == 2
+    step = step_of("denoise", str(tmp_path / "network"))
+    wanted = job(good_videos / "0.mkv", tmp_path, step)
+    facts = done(wanted)
+    assert (facts.error_kind, facts.num_frames) == (None, 12)
+    assert "nothing to do" in CliRunner().invoke(cli, command).output

@@ -1,0 +1,177 @@
+"""The steps of a run, one behind the other: decoded frames go in, enhanced ones come out, one for each and in order.
+
+Runs in the child process. Neighbouring steps by FFmpeg's filters are one filter graph (filters.py); a step by a network
+is a link of its own (networked.py), which takes and gives 8-bit YUV 4:2:0. Strength 0 is no link at all, so that frames
+stay as they are, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from av.video.frame import VideoFrame
+
+from vidbatch.enhancing.filters import (
+    DEINTERLACE,
+    METHODS,
+    FilterLink,
+    Method,
+    Nodes,
+    Reach,
+    Shape,
+    depth_of,
+    format_of,
+    plain,
+    shape_of,
+)
+from vidbatch.enhancing.types import Step
+
+_OF_NETWORKS = "yuv420p"
+
+
+class Link(Protocol):
+    """Part of a chain, for frames of one shape."""
+
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give those that are ready."""
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give what is still on the way; nothing is pushed any more."""
+
+
+class Target(NamedTuple):
+    """What all frames become: their size in pixels, and the pixel format."""
+
+    width: int
+    height: int
+    pixel_format: str
+
+
+class Machine(NamedTuple):
+    """What networks run on."""
+
+    device: str = "cpu"
+    threads: int = 1
+
+
+def reach_of(steps: Iterable[Step], *, deinterlaces: bool) -> Reach:
+    """How many frames before and behind a frame all steps together see."""
+    reaches = [_reach_of(step) for step in steps if step.strength > 0]
+    if deinterlaces:
+        reaches.append(DEINTERLACE.reach)
+    return Reach(sum(reach.before for reach in reaches), sum(reach.behind for reach in reaches))
+
+
+def _reach_of(step: Step) -> Reach:
+    if step.network is None:
+        return METHODS[step.name][step.method].reach
+    from vidbatch.enhancing.networked import reach_of_network  # loads torch
+
+    return reach_of_network(step.network)
+
+
+class Chain:
+    """Push frames, iterate over what is ready; as many frames come out as went in.
+
+    Args: `deinterlaces` where the header says that there are two fields in a frame; frames that say so themselves
+    are deinterlaced anyway. Frames of another size are scaled to that of the target, odd ones padded.
+    """
+
+    def __init__(
+        self, steps: Iterable[Step], target: Target, *, deinterlaces: bool, machine: Machine | None = None
+    ) -> None:
+        self._steps = [step for step in steps if step.strength > 0]
+        self._target = target
+        self._machine = machine or Machine()
+        self._is_interlaced = deinterlaces
+        self._shape: Shape | None = None
+        self._links: list[Link] = []
+        self.changes: list[str] = []
+
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give those that are ready."""
+        frame = plain(frame)
+        self._is_interlaced = self._is_interlaced or frame.interlaced_frame
+        shape = shape_of(frame)._replace(is_interlaced=self._is_interlaced)
+        if shape != self._shape:
+            yield from self.flush()
+            self._shape = shape
+            self._links = self._make_links(shape)
+        yield from self._through(0, frame)
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give what is still on the way; the next frame begins anew."""
+        for place, link in enumerate(self._links):
+            for frame in link.flush():
+                yield from self._through(place + 1, frame)
+        self._links, self._shape = [], None
+
+    def _through(self, place: int, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """What comes out at the end because a frame is pushed into a link."""
+        if place == len(self._links):
+            yield frame
+            return
+        for given in self._links[place].push(frame):
+            yield from self._through(place + 1, given)
+
+    def _make_links(self, shape: Shape) -> list[Link]:
+        """What frames of this shape go through; also says what is changed beside the steps."""
+        links: list[Link] = []
+        methods: list[tuple[Method, float]] = []
+        if shape.is_interlaced:
+            self._say("deinterlaced (bwdif), a frame for each frame")
+            methods.append((DEINTERLACE, 1.0))
+        depth = depth_of(shape.pixel_format)
+        at = shape
+        for step in self._steps:
+            method = METHODS[step.name].get(step.method)
+            if depth > 8 and (method is None or method.takes_8_bits_only):
+                self._say(f"{step.method} saw 8 bits of {depth}")
+            if method is not None:
+                methods.append((method, step.strength))
+                continue
+            if at.pixel_format != _OF_NETWORKS:
+                methods.append((_formatting(_OF_NETWORKS, at), 1.0))
+            if methods:
+                links.append(FilterLink(at, methods))
+                methods = []
+            at = at._replace(pixel_format=_OF_NETWORKS)
+            links.append(self._network(step, at))
+        ending = self._ending(shape)
+        if methods or ending or at.pixel_format != self._target.pixel_format:
+            methods.append((_formatting(self._target.pixel_format, at, ending), 1.0))
+            links.append(FilterLink(at, methods))
+        return links
+
+    def _network(self, step: Step, shape: Shape) -> Link:
+        from vidbatch.enhancing.networked import make_link  # loads torch
+
+        assert step.network is not None
+        return make_link(step.network, step.strength, shape, self._machine.device, self._machine.threads)
+
+    def _ending(self, shape: Shape) -> Nodes:
+        """What makes frames as large as the target."""
+        target = self._target
+        if shape.pixel_format != target.pixel_format:
+            self._say(f"pixel format {shape.pixel_format} became {target.pixel_format}")
+        sizes = f"{shape.width}x{shape.height} to {target.width}x{target.height}"
+        right, bottom = target.width - shape.width, target.height - shape.height
+        if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
+            self._say(f"padded from {sizes}: the encoder takes even sizes only")
+            return [
+                ("pad", f"{target.width}:{target.height}:0:0"),
+                ("fillborders", f"right={right}:bottom={bottom}:mode=smear"),
+            ]
+        if (right, bottom) != (0, 0):
+            self._say(f"frames scaled from {sizes}")
+            return [("scale", f"{target.width}:{target.height}:flags=bicubic+accurate_rnd+bitexact")]
+        return []
+
+    def _say(self, change: str) -> None:
+        if change not in self.changes:
+            self.changes.append(change)
+
+
+def _formatting(pixel_format: str, shape: Shape, before: Nodes | None = None) -> Method:
+    return Method(lambda _: [*(before or []), ("format", format_of(pixel_format, shape))])

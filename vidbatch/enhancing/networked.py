@@ -1,0 +1,249 @@
+"""Frames through the networks of vidbatch.restoring: 8-bit YUV 4:2:0 in and out, one frame for each and in order.
+
+Runs in the child process, as a link of chain.Chain. What a frame becomes depends on the frames within reach of it and
+on nothing else, so that a clip of a long video gives the frames that the whole video gives.
+
+Denoiser. Each frame is encoded once and kept until it is no neighbour any more. At the ends of a video, where there are
+too few neighbours, those of the other side stand in. Large pictures are made in strips, which bounds memory; a strip's
+surroundings are as large as what the network sees of them, so that no strip shows.
+
+Levels. Each frame's curves are found in a small picture of it, and averaged over the frames around it that belong to
+the same shot: levels must not flicker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from av.video.frame import VideoFrame
+from torch import Tensor
+from torch.nn import functional
+
+from vidbatch.enhancing.chain import Link
+from vidbatch.enhancing.filters import FilterLink, Method, Nodes, Reach, Shape, format_of
+from vidbatch.enhancing.types import Network
+from vidbatch.errors import VideoError
+from vidbatch.restoring import levels, planes
+from vidbatch.restoring.denoiser import MULTIPLE, SEEN_AROUND, Denoiser
+from vidbatch.restoring.levels import Levels
+from vidbatch.restoring.spec import read_enhancer
+
+_MOST_ROWS: Final = 544
+"""Of a strip, and only of pictures that are larger than _LARGE."""
+_LARGE: Final = 1920 * 1088
+_SHOT: Final = Reach(48, 12)
+"""Frames whose curves are averaged."""
+_CUT: Final = 0.12
+"""Mean difference of two small pictures, of 1, that no movement makes."""
+
+
+def reach_of_network(network: Network) -> Reach:
+    """How many frames around a frame a network sees."""
+    if network.kind == "colour":
+        return _SHOT
+    return Reach(network.num_frames // 2, network.num_frames // 2)
+
+
+def make_link(network: Network, strength: float, shape: Shape, device: str, threads: int) -> Link:
+    """The link for frames of a shape, which is 8-bit YUV 4:2:0."""
+    torch.set_num_threads(threads)
+    module = _loaded(network, device)
+    if isinstance(module, Denoiser):
+        return DenoiseLink(module, strength, device)
+    assert isinstance(module, Levels)
+    return ColourLink(module, strength, shape, device)
+
+
+@lru_cache(maxsize=4)
+def _loaded(network: Network, device: str) -> torch.nn.Module:
+    enhancer = read_enhancer(network.place)
+    if enhancer.digest != network.digest:
+        raise VideoError("model", f"the network {network.place} has changed since the run began")
+    return enhancer.load().to(device, torch.float16 if device != "cpu" else torch.float32)
+
+
+# --- without noise --------------------------------------------------------------------------------------------------
+
+
+class _Seen(NamedTuple):
+    frame: VideoFrame
+    cells: Tensor
+    known: Tensor
+
+
+class DenoiseLink:
+    """Frames without noise or artefacts. Args: `strength` is the share of the change that is made, 0 to 1."""
+
+    def __init__(self, network: Denoiser, strength: float, device: str) -> None:
+        self._network = network
+        self._strength = strength
+        self._device = device
+        self._half = network.num_frames // 2
+        self._held: deque[_Seen] = deque()
+        self._at = 0
+
+    @torch.inference_mode()
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give that which has all its neighbours now."""
+        cells = cells_of(frame).to(self._device, next(self._network.parameters()).dtype)
+        cells = cells.contiguous(memory_format=torch.channels_last)
+        self._held.append(_Seen(frame, cells, self._network.encode(cells)))
+        if len(self._held) - self._at > self._half:
+            yield self._next()
+
+    @torch.inference_mode()
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give the frames that have no more neighbours behind them."""
+        while self._at < len(self._held):
+            yield self._next()
+
+    def _next(self) -> VideoFrame:
+        held, at = self._held, self._at
+        frame, middle, _ = held[at]
+        places = [_mirrored(at + offset, len(held)) for offset in range(-self._half, self._half + 1)]
+        made = torch.cat([self._strip(places, middle, *rows) for rows in _strips(middle)], dim=2)
+        if at == self._half:
+            held.popleft()
+        else:
+            self._at += 1
+        return frame_of(middle + self._strength * (made - middle), like=frame)
+
+    def _strip(self, places: list[int], middle: Tensor, top: int, bottom: int) -> Tensor:
+        """Rows of cells from top to bottom of what becomes of the middle frame."""
+        around = SEEN_AROUND // planes.CELL
+        first, last = max(0, top - around), min(middle.shape[2], bottom + around)
+        known = [self._held[place].known[:, :, first:last] for place in places]
+        made = self._network.merge(known, middle[:, :, first:last])
+        return made[:, :, top - first : bottom - first]
+
+
+def _mirrored(place: int, count: int) -> int:
+    """Where the neighbour is that stands in for one before the first frame or behind the last."""
+    place = abs(place)
+    place = 2 * (count - 1) - place if place >= count else place
+    return min(max(place, 0), count - 1)
+
+
+def _strips(cells: Tensor) -> Iterator[tuple[int, int]]:
+    """First row of cells and the row behind the last one, of each strip."""
+    rows, columns = cells.shape[2:]
+    height = _MOST_ROWS // planes.CELL if rows * columns * planes.CELL**2 > _LARGE else rows
+    for top in range(0, rows, height):
+        yield top, min(rows, top + height)
+
+
+def cells_of(frame: VideoFrame) -> Tensor:
+    """Cells (1, 24, h, w) of a frame, values 0 to 1; what is no multiple of MULTIPLE is filled with the edge."""
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in (frame.height, frame.width))
+    found = [torch.from_numpy(_rows_of(frame, number).copy()) for number in range(3)]
+    luma = _filled(found[0][None, None], height, width)
+    chroma = _filled(torch.stack(found[1:])[None], height // 2, width // 2)
+    return planes.pack(luma, chroma)
+
+
+def _filled(plane: Tensor, height: int, width: int) -> Tensor:
+    rows, columns = plane.shape[2:]
+    values = plane.float().div_(255)
+    return functional.pad(values, (0, width - columns, 0, height - rows), mode="replicate")
+
+
+def frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
+    """The frame of cells (1, 24, h, w), of the size and colours of another."""
+    luma, chroma = planes.unpack(cells.float().cpu())
+    made = VideoFrame(like.width, like.height, "yuv420p")
+    for number, plane in enumerate((luma[0, 0], chroma[0, 0], chroma[0, 1])):
+        rows = _rows_of(made, number)
+        levels_of = plane[: rows.shape[0], : rows.shape[1]].mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        rows[...] = levels_of.numpy()
+    return tagged(made, like)
+
+
+def _rows_of(frame: VideoFrame, number: int) -> npt.NDArray[Any]:
+    """A plane as uint8 (height, width), not a copy."""
+    plane = frame.planes[number]
+    rows: npt.NDArray[Any] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+    return rows[:, : plane.width]
+
+
+def tagged(made: VideoFrame, like: VideoFrame) -> VideoFrame:
+    """The frame with what another one says of its colours."""
+    made.colorspace, made.color_range = like.colorspace, like.color_range
+    made.color_primaries, made.color_trc = like.color_primaries, like.color_trc
+    return made
+
+
+# --- in better colours ----------------------------------------------------------------------------------------------
+
+
+class _Held(NamedTuple):
+    frame: VideoFrame
+    curves: Tensor
+    shot: int
+
+
+class ColourLink:
+    """Frames in better colours. Args: `strength` is the share of the change that is made, 0 to 1."""
+
+    def __init__(self, network: Levels, strength: float, shape: Shape, device: str) -> None:
+        self._network = network
+        self._strength = strength
+        self._device = device
+        rows, columns = levels.THUMBNAIL
+        self._small = _Conversion(shape, [("scale", f"{columns}:{rows}:flags=area"), ("format", "rgb24")])
+        self._to_rgb = _Conversion(shape, [("format", "rgb24")])
+        self._back = _Conversion(shape._replace(pixel_format="rgb24"), [("format", format_of("yuv420p", shape))])
+        self._held: deque[_Held] = deque()
+        self._at = 0
+        self._last: Tensor | None = None
+        self._shot = 0
+
+    @torch.inference_mode()
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give that which has all its neighbours now."""
+        small = torch.from_numpy(self._small(frame).to_ndarray()).movedim(-1, 0).float().div(255)
+        if self._last is not None and float((small - self._last).abs().mean()) > _CUT:
+            self._shot += 1
+        self._last = small
+        curves = self._network(small[None].to(self._device, next(self._network.parameters()).dtype))
+        self._held.append(_Held(frame, curves[0].float().cpu(), self._shot))
+        if len(self._held) - self._at > _SHOT.behind:
+            yield self._next()
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give the frames that have no more neighbours behind them."""
+        while self._at < len(self._held):
+            yield self._next()
+
+    def _next(self) -> VideoFrame:
+        held, at = self._held, self._at
+        frame, _, shot = held[at]
+        last = min(len(held), at + _SHOT.behind + 1)
+        curves = torch.stack([held[place].curves for place in range(last) if held[place].shot == shot]).mean(0)
+        if at == _SHOT.before:
+            held.popleft()
+        else:
+            self._at += 1
+        tables = levels.tables(curves * self._strength).numpy()
+        if all(np.array_equal(table, np.arange(256)) for table in tables):
+            return frame
+        rgb = self._to_rgb(frame).to_ndarray()
+        for channel, table in enumerate(tables):
+            rgb[..., channel] = table[rgb[..., channel]]
+        return tagged(self._back(VideoFrame.from_ndarray(rgb, format="rgb24")), frame)
+
+
+class _Conversion:
+    """A frame of a shape in, one of another out."""
+
+    def __init__(self, shape: Shape, nodes: Nodes) -> None:
+        self._link = FilterLink(shape, [(Method(lambda _: nodes), 1.0)])
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        (made,) = self._link.push(frame)
+        return made

@@ -1,0 +1,11 @@
+"""Networks that make frames look better, and what they are trained with: models only, no video files and no Ray.
+
+    planes.py     pictures as the networks see them: YUV 4:2:0 in cells of 4 x 4 pixels
+    denoiser.py   frames around one in, that one without noise or compression artefacts out
+    levels.py     a small picture in, levels and gamma of each channel out, and what applies them
+    degrade.py    good pictures in, spoilt ones out: what the networks learn to undo
+    spec.py       settings of a network, and the folder of weights and config.json that it is kept in
+    weights/      the networks that come with vidbatch; weights/README.md says how each was made
+
+`vidbatch.training` trains them, `vidbatch.enhancing` runs them on videos.
+"""

@@ -1,0 +1,132 @@
+"""Windows of good frames in, or of pairs; a loss and a PSNR of each out: what the training of an enhancer is about.
+
+Squares are cut out of a window, mirrored and turned back in time at random, spoilt as degrade.py does or cut out of
+their spoilt twin likewise, and the network's middle frame is compared with the good one. All that is left to chance
+is keyed by the window, so that neither workers nor places in a batch change it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from vidbatch.restoring import degrade, levels, planes
+from vidbatch.restoring.spec import save_enhancer, start
+from vidbatch.training.objective import Judged, autocast
+from vidbatch.training.restore_config import RestoreConfig
+from vidbatch.transforms import to_float
+from vidbatch.windows import Ints, Keys, random_bits
+
+_EPSILON: Final = 1e-3
+"""Of the Charbonnier loss: below this difference it is quadratic."""
+_CHROMA_WEIGHT: Final = 4.0
+"""Of an error in a sample of chroma: it is that of four pixels, in RGB about as much as one in their luma."""
+
+
+def make_network(config: RestoreConfig, weights: bytes | None) -> nn.Module:
+    """The network a run begins with. Raises ConfigError for weights of another one."""
+    network = config.network.build(config.seed)
+    return network if weights is None else start(network, weights, "start_from")
+
+
+class Restoring:
+    """The objective of a network that enhances, on its device."""
+
+    def __init__(self, config: RestoreConfig, device: torch.device, weights: bytes | None) -> None:
+        self._config = config
+        self._device = device
+        self.network = make_network(config, weights).to(device).to(memory_format=torch.channels_last)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """All weights; biases do not decay."""
+        config, groups = self._config, []
+        for name, is_decaying in (("all", True), ("all_no_decay", False)):
+            weights = [weight for weight in self.network.parameters() if (weight.ndim > 1) == is_decaying]
+            decay = config.weight_decay if is_decaying else 0.0
+            groups.append({"name": name, "params": weights, "lr": config.learning_rate, "weight_decay": decay})
+        return groups
+
+    def train(self, network: nn.Module, windows: Any, videos: Ints, keys: Keys, *, epoch: int) -> Judged:  # noqa: ARG002
+        """Losses of windows, each cut and spoilt as its key has it."""
+        seeds = random_bits(keys, seed=self._config.seed, epoch=epoch, purpose="spoil")
+        return self._judged(network, windows, seeds)
+
+    def judge(self, network: nn.Module, windows: Any, videos: Ints, keys: Keys) -> Judged:  # noqa: ARG002
+        """The same, cut and spoilt always alike."""
+        return self._judged(network, windows, random_bits(keys, seed=0, epoch=0, purpose="judge"))
+
+    def save(self, url: str, network: nn.Module, numbers: dict[str, Any]) -> None:
+        """Write the folder that `enhance` takes."""
+        settings = self._config.model_dump(mode="json", exclude={"inputs", "output", "cache"}, exclude_defaults=True)
+        trained = {"settings": settings, **numbers}
+        save_enhancer(url, network.state_dict(), self._config.network.model_copy(update={"trained": trained}))
+
+    def _judged(self, network: nn.Module, windows: Any, seeds: Keys) -> Judged:
+        n = len(windows)
+        squares = [self._squares(windows["frames"][at], seeds[at]) for at in range(n)]
+        good, spoilt = (torch.cat(part).to(self._device) for part in zip(*squares, strict=True))
+        judge = self._colours if self._config.kind == "colour" else self._cells
+        losses, errors = judge(network, good, spoilt)
+        scores = -10 * errors.clamp(min=1e-10).log10()
+        return Judged(losses.view(n, -1).mean(1), scores.view(n, -1).mean(1))
+
+    def _cells(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and mean squared error (in luma) of each square; squares are (N, T, 3, H, W)."""
+        n, num_frames = spoilt.shape[:2]
+        matrix = "bt709"
+        seen = planes.pack(*map(planes.quantised, planes.to_yuv(spoilt.flatten(0, 1), matrix)))
+        wanted = planes.pack(*planes.to_yuv(good[:, num_frames // 2], matrix))
+        seen = seen.view(n, num_frames, *seen.shape[1:])
+        with autocast(self._device, self._config.precision):
+            made = network(seen)
+        difference = made.float() - wanted
+        weights = torch.ones(planes.CHANNELS, device=self._device)
+        weights[planes.NUM_LUMA :] = _CHROMA_WEIGHT
+        charbonnier = (difference.square() + _EPSILON**2).sqrt() * weights[:, None, None]
+        errors = difference[:, : planes.NUM_LUMA].detach().clamp(-1, 1).square().mean((1, 2, 3))
+        return charbonnier.mean((1, 2, 3)), errors
+
+    def _colours(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of colours; squares are (N, 1, 3, 72, 128)."""
+        with autocast(self._device, self._config.precision):
+            curves = network(spoilt[:, 0])
+        made = levels.apply(spoilt[:, 0], curves.float())
+        difference = made - good[:, 0]
+        return difference.abs().mean((1, 2, 3)), difference.detach().square().mean((1, 2, 3))
+
+    def _squares(self, frames: Any, seed: np.uint64) -> tuple[Tensor, Tensor]:
+        """Squares (crops, T, 3, crop, crop) of a window uint8 (T, H, W, 3), good and spoilt."""
+        config = self._config
+        generator = Generator().manual_seed(int(seed) % 2**63)
+        window = torch.from_numpy(np.ascontiguousarray(frames))
+        halves = list(window.chunk(2, dim=1)) if config.pairs else [window, window]
+        height, width = halves[0].shape[1:3]
+        found: list[tuple[Tensor, Tensor]] = []
+        for _ in range(config.crops_per_window):
+            numbers = torch.rand(6, generator=generator).tolist()
+            rows, columns = self._sides(height, width, numbers[4])
+            # Even places: chroma has one sample for two pixels.
+            top = int(numbers[0] * (height - rows + 1)) // 2 * 2
+            left = int(numbers[1] * (width - columns + 1)) // 2 * 2
+            flips = [dim for dim, number in ((2, numbers[2]), (0, numbers[3])) if number < 0.5]
+            one, other = (half[:, top : top + rows, left : left + columns].flip(flips) for half in halves)
+            found.append((to_float(one), to_float(other)))
+            if config.kind == "colour":
+                found[-1] = (functional.interpolate(found[-1][0], levels.THUMBNAIL, mode="area"),) * 2
+        good, spoilt = (torch.stack(part) for part in zip(*found, strict=True))
+        if config.kind == "colour":
+            return good, degrade.recoloured(good, degrade.random_colours(len(good), generator))
+        if config.kind == "denoise" and torch.equal(good, spoilt):
+            spoilt = degrade.noisy(good, generator)
+        return good, spoilt
+
+    def _sides(self, height: int, width: int, number: float) -> tuple[int, int]:
+        """Height and width of a square; for colours anything from half the frame to all of it, made small then."""
+        if self._config.kind != "colour":
+            return self._config.crop, self._config.crop
+        share = 0.5 + 0.5 * number
+        return int(height * share) // 2 * 2, int(width * share) // 2 * 2
