@@ -1,0 +1,39 @@
+"""Pairs before and behind a codec in, the network of `vidbatch enhance --denoise artefacts` out, as a job of Ray.
+
+    python benchmarks/enhance_data.py               prints the folder of the data that the network here was trained with
+    python jobs/train_artefacts.py FOLDER/codec --output network/
+
+The arguments are those of `vidbatch train-enhancer`; they win over the constants below, which are those of the network
+that comes with vidbatch. As a job: see train.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from vidbatch.cli import main
+
+SETTINGS = {
+    "--kind": "artefacts",
+    "--frame-size": "544x480",
+    "--crop": "96",
+    "--crops-per-window": "4",
+    "--batch-size": "8",
+    "--slice-size": "8",
+    "--places": "2",
+    "--epochs": "60",
+    "--learning-rate": "2e-3",
+    "--weight-decay": "0",
+    "--clip-norm": "1.0",
+    "--precision": "bf16",
+    "--seed": "0",
+}
+
+
+def arguments(given: list[str]) -> list[str]:
+    """The command line: constants first, because the last of two equal flags counts."""
+    return ["train-enhancer", "--pairs", *(word for pair in SETTINGS.items() for word in pair), *given]
+
+
+if __name__ == "__main__":
+    main(arguments(sys.argv[1:]))

@@ -1,0 +1,38 @@
+"""Good videos in, the network of `vidbatch enhance --colour network` out, as a job of a running Ray cluster.
+
+    python benchmarks/enhance_data.py               prints the folder of the data that the network here was trained with
+    python jobs/train_colour.py FOLDER/colour --output network/
+
+The arguments are those of `vidbatch train-enhancer`; they win over the constants below, which are those of the network
+that comes with vidbatch. As a job: see train.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from vidbatch.cli import main
+
+SETTINGS = {
+    "--kind": "colour",
+    "--num-frames": "1",
+    "--frame-size": "144x256",
+    "--crop": "64",
+    "--crops-per-window": "4",
+    "--batch-size": "32",
+    "--slice-size": "32",
+    "--epochs": "100",
+    "--learning-rate": "2e-3",
+    "--weight-decay": "0",
+    "--clip-norm": "1.0",
+    "--seed": "0",
+}
+
+
+def arguments(given: list[str]) -> list[str]:
+    """The command line: constants first, because the last of two equal flags counts."""
+    return ["train-enhancer", *(word for pair in SETTINGS.items() for word in pair), *given]
+
+
+if __name__ == "__main__":
+    main(arguments(sys.argv[1:]))
