@@ -64,7 +64,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
         "sink": ("sink", "publish"),
     },
     {"testing": ("testing",)},
-    {"pipeline": ("pipeline", "plan", "blocks", "growth", "pools")},
+    {"pipeline": ("pipeline", "plan", "blocks", "growth", "pools", "exported")},
     {"training": ("training", "training.*"), "enhancing": ("enhancing", "enhancing.*")},
     {"evaluation": ("evaluation", "evaluation.*")},
     {"cli": ("cli", "cli_enhance", "cli_train")},

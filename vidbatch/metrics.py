@@ -35,6 +35,7 @@ class Counts(Protocol):
     by_status: Any
     by_error_kind: Any
     read_bytes: int
+    frames_decoded: int
 
     def stages(self) -> dict[str, dict[str, float]]:
         """CPU and busy seconds, rows and bytes of every stage."""

@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from vidbatch import blocks, decode, growth, models, publish, source, storage
 from vidbatch import watch as watching
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, Stopped, StorageError, TooManyFailures, VidbatchError
+from vidbatch.exported import Exported
 from vidbatch.metrics import Progress, RunRecord, Staging, at_work, new_record, new_run_id
 from vidbatch.pools import Pools, blocks_not_picked_up, pool_sizes, sizes_now
 from vidbatch.results import LabelTables
@@ -101,15 +102,14 @@ def label(
         partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
         stage=partial(publish.stage_part, config.output, record.run_id),
     )
-    with running_ray(), recorded(config, record, sink, progress, started):
+    with running_ray(), recorded(config, record, sink, progress, started) as report:
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         is_followed, pools = pools is None, pools or pool_sizes(config)
         record.pools = pools._asdict()
         with watching.over_run(progress.warn) as watch:
             for table in _predictions(config, done, spec, weights, pools, stages, watch, is_followed=is_followed):
                 sink.add(table)
-                progress.update(sink.totals)
-                record.save_if_due(config.output, sink.totals)
+                report()
         sink.flush()
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
         publish.publish(config.output, layout, sink.parts)
@@ -305,11 +305,18 @@ def _check_reachable(address: str) -> None:
 @contextmanager
 def recorded(
     config: LabelConfig, record: RunRecord, sink: Staging, progress: Progress, started: float
-) -> Iterator[None]:
-    """Keep what was finished and say how the run ended, however it ends."""
+) -> Iterator[Callable[[], None]]:
+    """Keep what was finished and say how the run ended, however it ends; call what is given whenever there is more."""
     record.save(config.output)
+    exported = Exported(record.run_id)
+
+    def report() -> None:
+        progress.update(sink.totals)
+        record.save_if_due(config.output, sink.totals)
+        exported.update(sink.totals)
+
     try:
-        yield
+        yield report
         record.state = "finished"
     except TooManyFailures as error:
         publish.discard(sink.parts)
@@ -323,6 +330,7 @@ def recorded(
             sink.flush()
         raise
     finally:
+        exported.update(sink.totals, at_once=True)
         progress.close(sink.totals)
         record.count(sink.totals)
         record.wall_seconds["total"] = round(time.monotonic() - started, 3)

@@ -78,7 +78,7 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
         stage=partial(publish.stage_rows, config.output, record.run_id, publish.ENHANCED),
         forget=partial(_forget, config),
     )
-    with running_ray(), recorded(reading, record, videos, progress, started):
+    with running_ray(), recorded(reading, record, videos, progress, started) as report:
         record.wall_seconds["start"] = round(time.monotonic() - started, 3)
         pool = workers_alone(config.workers, config.device, config.workers_per_gpu if config.has_networks else None)
         record.pools = {f"enhance_{name}": value for name, value in pool._asdict().items()}
@@ -88,8 +88,7 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
                 joins.start(videos.add(table))
                 joins.take()
                 videos.flush_if_due()
-                progress.update(videos.totals)
-                record.save_if_due(config.output, videos.totals)
+                report()
             joins.take_all()
         videos.flush()
         record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
