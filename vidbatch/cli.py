@@ -10,57 +10,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 from vidbatch import __version__, metrics, storage
 from vidbatch.cli_enhance import enhance
+from vidbatch.cli_shared import settings_flags, show_result
 from vidbatch.cli_train import evaluate, train, train_enhancer
 from vidbatch.config import LabelConfig, load_config
 from vidbatch.errors import ConfigError, Stopped, VidbatchError
-
-_FLAGS: dict[str, dict[str, Any]] = {
-    "output": {"metavar": "URL"},
-    "model": {"metavar": "NAME"},
-    "sampling": {"metavar": "HOW"},
-    "embedding": {"is_flag": True, "default": None},
-    "limit": {"type": int, "metavar": "N"},
-    "top_k": {"type": int, "metavar": "K"},
-    "batch_size": {"type": int, "metavar": "N"},
-    "device": {"metavar": "auto|cpu|cuda"},
-    "hand_over": {"metavar": "rgb|yuv420"},
-    "decode_workers": {"type": int, "metavar": "N"},
-    "model_workers": {"type": int, "metavar": "N"},
-    "decode_timeout_seconds": {"type": float, "metavar": "SECONDS", "flag": "--decode-timeout"},
-    "model_timeout_seconds": {"type": float, "metavar": "SECONDS", "flag": "--model-timeout"},
-    "decode_memory_mb": {"type": int, "metavar": "MIB", "flag": "--decode-memory"},
-    "max_pixels": {"type": int, "metavar": "N"},
-    "max_duration_seconds": {"type": float, "metavar": "SECONDS", "flag": "--max-duration"},
-    "clip_seconds": {"type": float, "metavar": "SECONDS"},
-    "max_failed_share": {"type": float, "metavar": "X"},
-    "retry_failed": {"is_flag": True, "default": None},
-    "partition_by": {"metavar": "none|date"},
-    "buckets": {"type": int, "metavar": "N"},
-}
-"""Flag of each setting; what hardly anybody changes is set in the YAML file only."""
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _settings(command: F) -> F:
-    """Add INPUT..., one option a setting with its description and default as help, and --config."""
-    for name, options in reversed(_FLAGS.items()):
-        given = dict(options)
-        flag = given.pop("flag", "--" + name.replace("_", "-"))
-        field = LabelConfig.model_fields[name]
-        default = "" if field.is_required() or field.default in (None, False) else f"  [default: {field.default}]"
-        command = click.option(flag, name, help=f"{field.description}{default}", **given)(command)
-    command = click.option("--config", "config_file", metavar="FILE", help="YAML file of settings; flags win.")(command)
-    return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -82,9 +43,8 @@ def cli() -> None:
 
 
 @cli.command()
-@_settings
+@settings_flags(LabelConfig)
 @click.option("--dry-run", is_flag=True, help="Say what would be done and its estimated cost; the same as `plan`.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_json: bool, **settings: Any) -> None:
     """Label every video of INPUT... that has no row yet, and publish the tables `videos` and `frames`.
 
@@ -103,20 +63,14 @@ def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_js
 
     with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
         result = run(config, metrics.Progress(enabled=not as_json))
-    if as_json:
-        click.echo(json.dumps(_summary(result.record), indent=1))
-    else:
-        click.echo(_sentence(result.record, config.output))
-    if not result.is_acceptable:
-        share = result.num_failed / result.record.videos
-        click.echo(f"vidbatch: {share:.1%} of the videos failed, more than max_failed_share allows "
-                   f"({config.max_failed_share:.1%})", err=True)  # fmt: skip
-        sys.exit(1)
+    show_result(
+        result, config.output, config.max_failed_share, as_json=as_json,
+        places="tables in {where}/videos and {where}/frames",
+    )  # fmt: skip
 
 
 @cli.command()
-@_settings
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, for machines.")
+@settings_flags(LabelConfig)
 def plan(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
     """Say what `label` would do with the same arguments, and what it would cost; starts and writes nothing."""
     _print_plan(load_config({"inputs": inputs or None, **settings}, config_file), as_json=as_json)
@@ -198,23 +152,6 @@ def _print_plan(config: LabelConfig, *, as_json: bool) -> None:
 
     made = make_plan(config)
     click.echo(json.dumps(asdict(made), indent=1) if as_json else str(made))
-
-
-def _summary(record: metrics.RunRecord) -> dict[str, Any]:
-    return {name: value for name, value in asdict(record).items() if not name.startswith("_")}
-
-
-def _sentence(record: metrics.RunRecord, output: str) -> str:
-    where = storage.redact(output)
-    if record.state == "nothing_to_do":
-        return f"vidbatch: nothing to do: every video has its row in {where} ({record.wall_seconds['total']:.1f} s)"
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(record.by_error_kind.items()))
-    counts = ", ".join(f"{n} {name}" for name, n in sorted(record.by_status.items(), reverse=True))
-    return (
-        f"vidbatch: {record.videos} videos ({counts}{'; ' + kinds if kinds else ''}), {record.frames} frames "
-        f"in {record.wall_seconds['total']:.1f} s\n"
-        f"vidbatch: tables in {where}/videos and {where}/frames, run {record.run_id}"
-    )
 
 
 def _status_line(r: dict[str, Any]) -> str:

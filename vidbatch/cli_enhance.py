@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from vidbatch import metrics, storage
-from vidbatch.cli_train import settings_flags
+from vidbatch import metrics
+from vidbatch.cli_shared import settings_flags, show_result
 from vidbatch.enhancing.config import EnhanceConfig, load_enhance_config
 
 
@@ -33,27 +31,7 @@ def enhance(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **s
 
     with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
         result = run(config, metrics.Progress(enabled=not as_json))
-    record = result.record
-    if as_json:
-        values = {name: value for name, value in asdict(record).items() if not name.startswith("_")}
-        click.echo(json.dumps(values, indent=1))
-    else:
-        click.echo(_sentence(record, config.output))
-    if not result.is_acceptable:
-        share = result.num_failed / record.videos
-        click.echo(f"vidbatch: {share:.1%} of the videos failed, more than max_failed_share allows "
-                   f"({config.max_failed_share:.1%})", err=True)  # fmt: skip
-        sys.exit(1)
-
-
-def _sentence(record: metrics.RunRecord, output: str) -> str:
-    where, seconds = storage.redact(output), record.wall_seconds["total"]
-    if record.state == "nothing_to_do":
-        return f"vidbatch: nothing to do: every video has its row in {where} ({seconds:.1f} s)"
-    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(record.by_error_kind.items()))
-    counts = ", ".join(f"{n} {name}" for name, n in sorted(record.by_status.items(), reverse=True))
-    return (
-        f"vidbatch: {record.videos} videos ({counts}{'; ' + kinds if kinds else ''}), {record.frames} frames "
-        f"in {seconds:.1f} s\n"
-        f"vidbatch: videos in {where}/media, table in {where}/enhanced, run {record.run_id}"
-    )
+    show_result(
+        result, config.output, config.max_failed_share, as_json=as_json,
+        places="videos in {where}/media, table in {where}/enhanced",
+    )  # fmt: skip

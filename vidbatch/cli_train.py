@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import types
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from vidbatch import metrics, storage
+from vidbatch.cli_shared import settings_flags
 from vidbatch.evaluation.config import EvaluateConfig, load_evaluate_config
 from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.restore_config import RestoreConfig, load_restore_config
@@ -23,70 +20,10 @@ from vidbatch.training.settings import TrainSettings
 if TYPE_CHECKING:
     from vidbatch.training.run import TrainResult
 
-_SHORT = {
-    "decode_timeout_seconds": "decode-timeout",
-    "decode_memory_mb": "decode-memory",
-    "max_duration_seconds": "max-duration",
-}
-"""Flags that are not called as their setting; the same as those of `label`."""
 _SHOWN = (
     *("accuracy", "top_5", "precision", "recall", "f1", "calibration_error"),
     *("mean_absolute_error", "root_mean_squared_error", "r2"),
 )
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def settings_flags(settings: type[BaseModel]) -> Callable[[F], F]:
-    """Add INPUT..., one option a setting with its description and default as help, --config and --json."""
-
-    def add(command: F) -> F:
-        command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
-        for name, field in reversed(settings.model_fields.items()):
-            if name != "inputs":
-                command = click.option(*_names(name, field), help=_help(field), default=None, **_kind(field))(command)
-        command = click.option("--config", "config_file", metavar="FILE", help="YAML file of settings; flags win.")(
-            command
-        )
-        return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
-
-    return add
-
-
-def _names(name: str, field: FieldInfo) -> tuple[str, str]:
-    flag = "--" + _SHORT.get(name, name.replace("_", "-"))
-    if field.annotation is bool:
-        return (f"{flag}/--no-{flag[2:]}" if field.default else flag), name
-    return flag, name
-
-
-def _kind(field: FieldInfo) -> dict[str, Any]:
-    """What click has to know of a flag; the settings themselves read what is given as text."""
-    plain = field.annotation
-    if get_origin(plain) in (Union, types.UnionType):
-        plain = next(part for part in get_args(plain) if part is not type(None))
-    if plain is bool:
-        return {"is_flag": True}
-    if get_origin(plain) is Literal:
-        return {"metavar": "|".join(map(str, get_args(plain)))}
-    if get_origin(plain) is tuple:
-        return {"metavar": "LIST"}
-    names: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
-    return {"metavar": names.get(plain, "JSON")}
-
-
-def _help(field: FieldInfo) -> str:
-    default = field.default
-    if (
-        field.is_required()
-        or default is None
-        or default is False
-        or default in ((), {})
-        or hasattr(default, "model_dump")
-    ):
-        return str(field.description)
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"{field.description}  [default: {shown}]"
 
 
 @click.command()
