@@ -65,7 +65,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
         "sink": ("sink", "publish"),
     },
     {"testing": ("testing",)},
-    {"pipeline": ("pipeline", "plan", "blocks", "growth", "pools", "exported")},
+    {"pipeline": ("pipeline", "plan", "blocks", "growth", "pools", "runs", "exported")},
     {"training": ("training", "training.*"), "enhancing": ("enhancing", "enhancing.*")},
     {"evaluation": ("evaluation", "evaluation.*")},
     {"cli": ("cli", "cli_shared", "cli_enhance", "cli_train")},

@@ -17,7 +17,7 @@ from vidbatch import storage
 from vidbatch.metrics import RunRecord
 
 if TYPE_CHECKING:
-    from vidbatch.pipeline import LabelResult
+    from vidbatch.runs import RunResult
 
 _SHORT = {
     "model_timeout_seconds": "model-timeout",
@@ -94,7 +94,7 @@ def summary(record: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in asdict(record).items() if not name.startswith("_")}
 
 
-def show_result(result: LabelResult, output: str, max_failed_share: float, *, places: str, as_json: bool) -> None:
+def show_result(result: RunResult, output: str, max_failed_share: float, *, places: str, as_json: bool) -> None:
     """Say what a run did; exit with 1 if too many of its videos failed.
 
     Args: `places` says where its results are, with {where} for the output.

@@ -8,7 +8,6 @@ them, so that no stage has to gather anything.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
@@ -23,24 +22,17 @@ from vidbatch.enhancing.rows import EnhancedVideos, Join
 from vidbatch.enhancing.types import Facts
 from vidbatch.enhancing.worker import CLIPS, Enhancer, clip_url, join, name_of
 from vidbatch.errors import TRANSIENT_KINDS, ConfigError
-from vidbatch.metrics import Progress, new_record, new_run_id
-from vidbatch.pipeline import (
-    LabelResult,
-    open_output,
-    own_errors,
-    recorded,
-    running_ray,
-    tune_context,
-)
+from vidbatch.metrics import Progress
 from vidbatch.pools import PoolAlone, workers_alone
 from vidbatch.results import Table
+from vidbatch.runs import RunResult, begin, own_errors, recorded, running_ray, tune_context
 from vidbatch.storage.globs import has_magic
 
 _NAMING: Final = ["video_id", "url", "member", "content_version", "config_digest", "error_kind"]
 """Columns that say what the clips of a video were called, and whether they are still wanted."""
 
 
-class EnhanceResult(LabelResult):
+class EnhanceResult(RunResult):
     """What a run did, and the table `enhanced` it did it to."""
 
 
@@ -50,49 +42,46 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
     Raises ConfigError before the first task for anything the user got wrong, TooManyFailures when the first videos
     all fail for one reason, KeyboardInterrupt after a clean stop. All of them, and a kill, are resumed by a rerun.
     """
-    started = time.monotonic()
     progress = progress or Progress(enabled=False)
     _check(config)
-    reading = config.reading
-    layout, num_recovered = open_output(reading, progress, publish.ENHANCED)
+    reading, steps = config.reading, config.wanted_steps
+    begun = begin(
+        reading,
+        progress,
+        settings=config,
+        model=describe(steps),
+        digest=enhance_digest(config),
+        tables=publish.ENHANCED,
+    )
     _sweep(config)
-    digest = enhance_digest(config)
-    published = publish.Published(config.output, layout, publish.ENHANCED.videos)
-    done = source.DoneVideos(published.done(digest, retry_failed=config.retry_failed))
-    steps = describe(config.wanted_steps)
-    weights = ",".join(step.network.digest for step in config.wanted_steps if step.network is not None)
-    record = new_record(new_run_id(), config, model=steps, config_digest=digest)
-    record.recovered_parts = num_recovered
-    if next(source.iter_pending(reading, done), None) is None:
-        record.state = "nothing_to_do"
-        record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
+    record = begun.record
+    if record.state == "nothing_to_do":
         return EnhanceResult(reading, record)
-    progress.count_in_background(lambda: sum(1 for _ in source.iter_pending(reading, done)))
     progress.note("starting Ray")
-    first_seen = published.first_seen()
+    weights = ",".join(step.network.digest for step in steps if step.network is not None)
     videos = EnhancedVideos(
-        steps=steps,
-        provenance={"config_digest": digest, "run_id": record.run_id, "weights": weights or None},
+        steps=record.model,
+        provenance={**begun.provenance, "weights": weights or None},
         stage_seconds=config.stage_seconds,
-        partition_of=first_seen.partition if layout.partition_by == "date" else (lambda _id, _today: ""),
+        partition_of=begun.partition_of,
         stage=partial(publish.stage_rows, config.output, record.run_id, publish.ENHANCED),
         forget=partial(_forget, config),
     )
-    with running_ray(), recorded(reading, record, videos, progress, started) as report:
-        record.wall_seconds["start"] = round(time.monotonic() - started, 3)
+    with running_ray(), recorded(reading, begun, videos, progress) as report:
+        begun.note_start()
         pool = workers_alone(config.workers, config.device, config.workers_per_gpu if config.has_networks else None)
         record.pools = {f"enhance_{name}": value for name, value in pool._asdict().items()}
         with watching.over_run(progress.warn) as watch, own_errors():
             joins = _Joins(config, videos, most=pool.workers)
-            for table in chain(config, done, pool, watch):
+            for table in chain(config, begun.done, pool, watch):
                 joins.start(videos.add(table))
                 joins.take()
                 videos.flush_if_due()
                 report()
             joins.take_all()
         videos.flush()
-        record.wall_seconds["work"] = round(time.monotonic() - started - record.wall_seconds["start"], 3)
-        publish.publish(config.output, layout, videos.parts, publish.ENHANCED)
+        begun.note_work()
+        publish.publish(config.output, begun.layout, videos.parts, publish.ENHANCED)
     return EnhanceResult(reading, record)
 
 

@@ -19,8 +19,8 @@ from typing import Any, Final, NamedTuple
 from vidbatch import metrics, models, storage
 from vidbatch.classify import check_device
 from vidbatch.errors import ConfigError, StorageError, TrainingDiverged, TrainingFailed
-from vidbatch.pipeline import running_ray
 from vidbatch.restoring.spec import read_enhancer
+from vidbatch.runs import running_ray
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.restore_config import RestoreConfig
 from vidbatch.training.settings import PUBLISHED, TrainSettings
