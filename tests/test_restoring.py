@@ -22,6 +22,7 @@ from vidbatch.cli import cli
 from vidbatch.enhancing import networked
 from vidbatch.enhancing.chain import Chain, Target, reach_of
 from vidbatch.enhancing.config import EnhanceConfig, enhance_digest, load_enhance_config
+from vidbatch.enhancing.run import enhance
 from vidbatch.enhancing.types import Step
 from vidbatch.errors import ConfigError
 from vidbatch.restoring import degrade, levels, planes
@@ -178,6 +179,25 @@ def test_odd_sizes_deep_colours_and_filters_on_both_sides(random_denoiser: Path)
     ]
 
 
+@pytest.mark.parametrize(("name", "method"), [("denoise", "fastnlmeans"), ("colour", "clahe")])
+def test_filters_of_opencv_change_frames_and_more_at_full_strength(name: str, method: str) -> None:
+    before = np.stack([frame.to_ndarray() for frame in frames_of(2, 48, 64)]).astype(int)
+    changes = []
+    for strength in (0.2, 1.0):
+        made, _ = through([step_of(name, method, strength)], frames_of(2, 48, 64), Target(64, 48, "yuv420p"))
+        changes.append(np.abs(np.stack([frame.to_ndarray() for frame in made]) - before).mean())
+    assert 0 < changes[0] < changes[1]
+
+
+def test_without_opencv_its_filters_are_refused_before_the_first_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidbatch.enhancing.opencv.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError) as raised:
+        enhance(load_enhance_config({"inputs": tmp_path, "output": tmp_path / "o", "denoise": "fastnlmeans"}))
+    assert str(raised.value) == ("denoise: 'fastnlmeans' is not allowed without OpenCV: pip install 'vidbatch[opencv]'")
+
+
 def test_strips_do_not_show(random_denoiser: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [step_of("denoise", str(random_denoiser))]
     whole, _ = through(steps, frames_of(3, 480, 64), Target(64, 480, "yuv420p"))
@@ -281,9 +301,9 @@ def test_the_digest_of_a_run_follows_the_weights_and_not_their_place(random_deno
     ("changes", "sentence"),
     [
         ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: network, artefacts, nlmeans, bm3d, fftdnoiz, "
-         "atadenoise, deblock, or the folder or prefix of a network (./name for one here) is"),
+         "atadenoise, deblock, fastnlmeans, or the folder or prefix of a network (./name for one here) is"),
         ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: network, normalize, greyedge, grayworld, "
-         "colorcorrect, or the folder or prefix of a network (./name for one here) is"),
+         "colorcorrect, clahe, or the folder or prefix of a network (./name for one here) is"),
     ],
 )  # fmt: skip
 def test_a_wrong_method_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:

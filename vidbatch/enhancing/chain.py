@@ -1,8 +1,8 @@
 """The steps of a run, one behind the other: decoded frames go in, enhanced ones come out, one for each and in order.
 
 Runs in the child process. Neighbouring steps by FFmpeg's filters are one filter graph (filters.py); a step by a network
-is a link of its own (networked.py), which takes and gives 8-bit YUV 4:2:0. Strength 0 is no link at all, so that frames
-stay as they are, bit for bit.
+(networked.py) or by OpenCV (opencv.py) is a link of its own, which takes and gives 8-bit YUV 4:2:0. Strength 0 is no
+link at all, so that frames stay as they are, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 from vidbatch.enhancing.filters import (
     DEINTERLACE,
     METHODS,
+    NO_REACH,
     FilterLink,
     Method,
     Nodes,
@@ -27,7 +28,7 @@ from vidbatch.enhancing.filters import (
 )
 from vidbatch.enhancing.types import Step
 
-_OF_NETWORKS = "yuv420p"
+_OF_LINKS = "yuv420p"
 
 
 class Link(Protocol):
@@ -65,7 +66,8 @@ def reach_of(steps: Iterable[Step], *, deinterlaces: bool) -> Reach:
 
 def _reach_of(step: Step) -> Reach:
     if step.network is None:
-        return METHODS[step.name][step.method].reach
+        method = METHODS[step.name].get(step.method)
+        return NO_REACH if method is None else method.reach
     from vidbatch.enhancing.networked import reach_of_network  # loads torch
 
     return reach_of_network(step.network)
@@ -131,23 +133,26 @@ class Chain:
             if method is not None:
                 methods.append((method, step.strength))
                 continue
-            if at.pixel_format != _OF_NETWORKS:
-                methods.append((_formatting(_OF_NETWORKS, at), 1.0))
+            if at.pixel_format != _OF_LINKS:
+                methods.append((_formatting(_OF_LINKS, at), 1.0))
             if methods:
                 links.append(FilterLink(at, methods))
                 methods = []
-            at = at._replace(pixel_format=_OF_NETWORKS)
-            links.append(self._network(step, at))
+            at = at._replace(pixel_format=_OF_LINKS)
+            links.append(self._link_of(step, at))
         ending = self._ending(shape)
         if methods or ending or at.pixel_format != self._target.pixel_format:
             methods.append((_formatting(self._target.pixel_format, at, ending), 1.0))
             links.append(FilterLink(at, methods))
         return links
 
-    def _network(self, step: Step, shape: Shape) -> Link:
+    def _link_of(self, step: Step, shape: Shape) -> Link:
+        if step.network is None:
+            from vidbatch.enhancing.opencv import OpenCVLink
+
+            return OpenCVLink(step.method, step.strength)
         from vidbatch.enhancing.networked import make_link  # loads torch
 
-        assert step.network is not None
         return make_link(step.network, step.strength, shape, self._machine.device, self._machine.threads)
 
     def _ending(self, shape: Shape) -> Nodes:

@@ -37,6 +37,8 @@ FILTERS: Final = {
     "colour": ("normalize", "greyedge", "grayworld", "colorcorrect"),
 }
 """Methods that are filters of FFmpeg; see filters.METHODS."""
+OPENCV: Final = {"denoise": ("fastnlmeans",), "colour": ("clahe",)}
+"""Methods that are filters of OpenCV, which the extra `opencv` brings along."""
 NETWORKS: Final = {"denoise": ("network", "artefacts"), "colour": ("network",)}
 """Methods that are networks which come with vidbatch; others are places of networks."""
 _DEFAULT_STRENGTH: Final = 0.5
@@ -68,7 +70,7 @@ class EnhanceConfig(RunSettings):
     denoise: str = Field(
         "network",
         description="How: network, artefacts (a network for the artefacts of codecs), the folder or prefix of another "
-        "network; nlmeans or bm3d (strong, slow), fftdnoiz, atadenoise or deblock (fast).",
+        "network; nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock (fast).",
     )
     denoise_strength: float | None = Field(
         None,
@@ -79,7 +81,7 @@ class EnhanceConfig(RunSettings):
     colour: str = Field(
         "network",
         description="How: network, the folder or prefix of another network; normalize (contrast and white balance), "
-        "greyedge, grayworld or colorcorrect (white balance).",
+        "greyedge, grayworld or colorcorrect (white balance), OpenCV's clahe (contrast).",
     )
     colour_strength: float | None = Field(
         None,
@@ -144,7 +146,7 @@ class EnhanceConfig(RunSettings):
         step = str(info.field_name)
         if "/" in value or value.startswith("file:"):
             return absolute(value.removeprefix("file:"))
-        known = (*NETWORKS[step], *FILTERS[step])
+        known = (*NETWORKS[step], *FILTERS[step], *OPENCV[step])
         if value not in known:
             raise ValueError(f"{', '.join(known)}, or the folder or prefix of a network (./name for one here) is")
         return value
@@ -220,7 +222,7 @@ class EnhanceConfig(RunSettings):
 
 def _step(name: str, method: str, strength: float | None) -> Step:
     """A step. Raises ConfigError for a network that is none, or one for something else."""
-    if method in FILTERS[name]:
+    if method in FILTERS[name] + OPENCV[name]:
         return Step(name, method, _DEFAULT_STRENGTH if strength is None else strength)
     strength = 1.0 if strength is None else strength
     return Step(name, method, strength, _network(name, method) if strength else None)

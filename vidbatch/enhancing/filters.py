@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import av
 import numpy as np
+import numpy.typing as npt
 from av.filter import Graph
 from av.filter.context import FilterContext
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
-from av.video.plane import VideoPlane
 
 from vidbatch.errors import VideoError
 
@@ -217,16 +217,22 @@ def plain(frame: VideoFrame) -> VideoFrame:
     if not frame.format.name.startswith("yuvj"):
         return frame
     same = VideoFrame(frame.width, frame.height, frame.format.name.replace("yuvj", "yuv"))
-    for source, target in zip(frame.planes, same.planes, strict=True):
-        copy_plane(source, target)
+    for number in range(len(frame.planes)):
+        rows_of(same, number)[...] = rows_of(frame, number)
     same.pts, same.time_base = frame.pts, frame.time_base
-    same.colorspace, same.color_range = frame.colorspace, 2
-    same.color_primaries, same.color_trc = frame.color_primaries, frame.color_trc
+    tagged(same, frame).color_range = 2
     return same
 
 
-def copy_plane(source: VideoPlane, target: VideoPlane) -> None:
-    """Copy one plane of a frame into another's, whose rows may be padded differently."""
-    rows = [np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1) for plane in (source, target)]
-    width = min(rows[0].shape[1], rows[1].shape[1])
-    rows[1][:, :width] = rows[0][:, :width]
+def rows_of(frame: VideoFrame, number: int) -> npt.NDArray[Any]:
+    """A plane as uint8 (height, width), not a copy."""
+    plane = frame.planes[number]
+    rows: npt.NDArray[Any] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+    return rows[:, : plane.width]
+
+
+def tagged(made: VideoFrame, like: VideoFrame) -> VideoFrame:
+    """The frame with what another one says of its colours."""
+    made.colorspace, made.color_range = like.colorspace, like.color_range
+    made.color_primaries, made.color_trc = like.color_primaries, like.color_trc
+    return made

@@ -16,17 +16,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from av.video.frame import VideoFrame
 from torch import Tensor
 from torch.nn import functional
 
 from vidbatch.enhancing.chain import Link
-from vidbatch.enhancing.filters import FilterLink, Method, Nodes, Reach, Shape, format_of
+from vidbatch.enhancing.filters import FilterLink, Method, Nodes, Reach, Shape, format_of, rows_of, tagged
 from vidbatch.enhancing.types import Network
 from vidbatch.errors import VideoError
 from vidbatch.restoring import levels, planes
@@ -141,7 +140,7 @@ def _strips(cells: Tensor) -> Iterator[tuple[int, int]]:
 def cells_of(frame: VideoFrame) -> Tensor:
     """Cells (1, 24, h, w) of a frame, values 0 to 1; what is no multiple of MULTIPLE is filled with the edge."""
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in (frame.height, frame.width))
-    found = [torch.from_numpy(_rows_of(frame, number).copy()) for number in range(3)]
+    found = [torch.from_numpy(rows_of(frame, number).copy()) for number in range(3)]
     luma = _filled(found[0][None, None], height, width)
     chroma = _filled(torch.stack(found[1:])[None], height // 2, width // 2)
     return planes.pack(luma, chroma)
@@ -158,24 +157,10 @@ def frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
     luma, chroma = planes.unpack(cells.float().cpu())
     made = VideoFrame(like.width, like.height, "yuv420p")
     for number, plane in enumerate((luma[0, 0], chroma[0, 0], chroma[0, 1])):
-        rows = _rows_of(made, number)
+        rows = rows_of(made, number)
         levels_of = plane[: rows.shape[0], : rows.shape[1]].mul(255).round_().clamp_(0, 255).to(torch.uint8)
         rows[...] = levels_of.numpy()
     return tagged(made, like)
-
-
-def _rows_of(frame: VideoFrame, number: int) -> npt.NDArray[Any]:
-    """A plane as uint8 (height, width), not a copy."""
-    plane = frame.planes[number]
-    rows: npt.NDArray[Any] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
-    return rows[:, : plane.width]
-
-
-def tagged(made: VideoFrame, like: VideoFrame) -> VideoFrame:
-    """The frame with what another one says of its colours."""
-    made.colorspace, made.color_range = like.colorspace, like.color_range
-    made.color_primaries, made.color_trc = like.color_primaries, like.color_trc
-    return made
 
 
 # --- in better colours ----------------------------------------------------------------------------------------------

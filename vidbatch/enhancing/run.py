@@ -17,7 +17,7 @@ import pyarrow as pa
 from vidbatch import decode, publish, source, storage
 from vidbatch import watch as watching
 from vidbatch.decode import Clip
-from vidbatch.enhancing.config import EnhanceConfig, describe, enhance_digest
+from vidbatch.enhancing.config import OPENCV, EnhanceConfig, describe, enhance_digest
 from vidbatch.enhancing.rows import EnhancedVideos, Join
 from vidbatch.enhancing.types import Facts
 from vidbatch.enhancing.worker import CLIPS, Enhancer, clip_url, join, name_of
@@ -168,8 +168,14 @@ def _sweep(config: EnhanceConfig) -> None:
 def _check(config: EnhanceConfig) -> None:
     """Raise ConfigError for what this FFmpeg cannot do, and for an output whose videos would be inputs."""
     from vidbatch.enhancing.encode import check_encoding  # it loads PyAV
+    from vidbatch.enhancing.opencv import is_installed
 
     check_encoding(config.encoding, config.container)
+    for step in config.wanted_steps:
+        if step.method in OPENCV[step.name] and not is_installed():
+            raise ConfigError(
+                f"{step.name}: {step.method!r} is not allowed without OpenCV: pip install 'vidbatch[opencv]'"
+            )
     output = f"{storage.normalise(config.output).rstrip('/')}/"
     for place in config.inputs:
         if not has_magic(place) and output.startswith(f"{storage.normalise(place).rstrip('/')}/"):
