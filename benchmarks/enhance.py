@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from av.video.frame import VideoFrame
+from clips import clip_path
 from enhance_clips import (
     CAMERA_RATES,
     CODEC_RATES,
@@ -383,8 +384,6 @@ def clean_colours(ours: Filter) -> dict[str, Any]:
 
 def cpu_ratio(*, pairs: int) -> dict[str, Any]:
     """CPU seconds a frame of 720p of the denoiser and of nlmeans, one thread, in turn."""
-    from clips import clip_path
-
     torch.set_num_threads(1)
     source = read(clip_path("sintel_trailer.mp4"))[600:612]
     with tempfile.TemporaryDirectory() as folder:
@@ -404,6 +403,49 @@ def cpu_ratio(*, pairs: int) -> dict[str, Any]:
         "cpu_ms_a_frame": {name: round(1000 * statistics.median(of[1:]), 1) for name, of in times.items()},
         "over_nlmeans": round(statistics.median(ratios), 3),
     }
+
+
+def speeds(*, rounds: int, seconds: int) -> dict[str, Any]:
+    """Frames a second over those of an ffmpeg command line with the same encoder settings, one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source.mp4"
+        cut = ["ffmpeg", "-v", "error", "-nostdin", "-ss", "10", "-i", str(clip_path("sintel_trailer.mp4"))]
+        subprocess.run([*cut, "-t", str(seconds), "-an", "-c:v", "libx264", "-crf", "18", str(source)], check=True)
+        found = {}
+        for name, (steps, filters) in {
+            "transcode": ("none", ""),
+            "atadenoise": ("denoise=atadenoise", "-vf atadenoise=0a=0.03:0b=0.06:1a=0.03:1b=0.06:2a=0.03:2b=0.06:s=9"),
+        }.items():
+            theirs = (
+                f"ffmpeg -v error -nostdin -y -threads 1 -filter_threads 1 -i {source} {filters} -c:v libx264 -crf 20 "
+                f"-g 250 -threads 1 -movflags +faststart {folder}/out.mp4 && "
+                f"echo '{{\"frames\": '$(ffprobe -v error -count_packets -show_entries stream=nb_read_packets "
+                f"-of csv=p=0 {folder}/out.mp4)'}}'"
+            )
+            usages = harness.in_turn(
+                {
+                    "vidbatch": lambda steps=steps: harness.run(  # type: ignore[misc]
+                        harness.python("contender_enhance.py", source, steps, 1)
+                    ),
+                    "ffmpeg": lambda theirs=theirs: harness.run(["bash", "-c", theirs]),  # type: ignore[misc]
+                },
+                rounds,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+            ours, others = usages["vidbatch"], usages["ffmpeg"]
+            if {usage.report["frames"] for usage in (*ours, *others)} != {ours[0].report["frames"]}:
+                raise harness.InvalidRun(f"{name}: not as many frames")
+            found[name] = {
+                "frames": ours[0].report["frames"],
+                "fps": {k: round(v[0].report["frames"] / v[0].wall_seconds, 1) for k, v in usages.items()},
+                "fps_over_ffmpeg": harness.ratio(
+                    [usage.wall_seconds for usage in others], [usage.wall_seconds for usage in ours]
+                ),
+                "cpu_over_ffmpeg": harness.ratio(
+                    [usage.cpu_seconds for usage in ours], [usage.cpu_seconds for usage in others]
+                ),
+            }
+        return found
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> Any:
@@ -445,7 +487,8 @@ def main() -> None:
         found["colours"] = clean_colours(ours)
     if "cpu" in parts:
         found["cpu"] = cpu_ratio(pairs=1 if few else 5)
-    print(found.get("colours", ""), found.get("cpu", ""))
+        found["speeds"] = speeds(rounds=1 if few else 5, seconds=2 if few else 20)
+    print(found.get("colours", ""), found.get("cpu", ""), found.get("speeds", ""))
     if not options.only:
         folder = harness.results_dir(options)
         harness.save(folder, "enhance", found, quick=options.quick)

@@ -225,6 +225,10 @@ def enhance(content: Content) -> Iterator[Line]:
     ms = cpu["cpu_ms_a_frame"]
     figure = f"**{cpu['over_nlmeans']:.2f}×** ({ms['vidbatch']:.0f} and {ms['nlmeans']:.0f} ms a frame of 720p)"
     yield "CPU of the denoiser over that of nlmeans", figure, "≤ 0.5×"
+    for name, wanted in (("transcode", "≥ 0.95"), ("atadenoise", "")):
+        found = content["speeds"][name]
+        what = "decoding and encoding alone" if name == "transcode" else f"`{name}`"
+        yield f"`enhance`, {what}: frames a second over ffmpeg's", f"**{_spread(found['fps_over_ffmpeg'])}**", wanted
 
 
 def _spread(found: Content) -> str:
