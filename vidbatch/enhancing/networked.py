@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidbatch.enhancing.chain import Link
-from vidbatch.enhancing.filters import FilterLink, Method, Nodes, Reach, Shape, format_of, rows_of, tagged
+from vidbatch.enhancing.filters import RGB_MATRIX, FilterLink, Method, Nodes, Reach, Shape, format_of, rows_of, tagged
 from vidbatch.enhancing.types import Network
 from vidbatch.errors import VideoError
 from vidbatch.restoring import levels, planes
@@ -182,7 +182,10 @@ class ColourLink:
         rows, columns = levels.THUMBNAIL
         self._small = _Conversion(shape, [("scale", f"{columns}:{rows}:flags=area"), ("format", "rgb24")])
         self._to_rgb = _Conversion(shape, [("format", "rgb24")])
-        self._back = _Conversion(shape._replace(pixel_format="rgb24"), [("format", format_of("yuv420p", shape))])
+        rgb = shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2)
+        self._back = _Conversion(rgb, [("format", format_of("yuv420p", shape))])
+            shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2), [("format", format_of("yuv420p", shape))]
+        )
         self._held: deque[_Held] = deque()
         self._at = 0
         self._last: Tensor | None = None
