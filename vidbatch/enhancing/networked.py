@@ -184,8 +184,6 @@ class ColourLink:
         self._to_rgb = _Conversion(shape, [("format", "rgb24")])
         rgb = shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2)
         self._back = _Conversion(rgb, [("format", format_of("yuv420p", shape))])
-            shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2), [("format", format_of("yuv420p", shape))]
-        )
         self._held: deque[_Held] = deque()
         self._at = 0
         self._last: Tensor | None = None
