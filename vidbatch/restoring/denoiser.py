@@ -45,7 +45,7 @@ class Denoiser(nn.Module):
     Args: `widths` are the channels at a quarter, an eighth and a sixteenth of the height and width.
     """
 
-    def __init__(self, num_frames: int = 5, widths: Sequence[int] = (40, 72, 104)) -> None:
+    def __init__(self, num_frames: int = 5, widths: Sequence[int] = (32, 64, 96)) -> None:
         super().__init__()
         self.num_frames = num_frames
         one, two, three = widths

@@ -24,7 +24,7 @@ Kind = Literal["denoise", "artefacts", "colour"]
 WEIGHTS: Final = Path(__file__).with_name("weights")
 """The networks that come with vidbatch, a folder each."""
 
-_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (40, 72, 104), "artefacts": (40, 72, 104), "colour": (32,)}
+_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 64, 96), "artefacts": (32, 64, 96), "colour": (32,)}
 
 
 class EnhancerSpec(BaseModel):

@@ -86,9 +86,9 @@ class Restoring:
         difference = made.float() - wanted
         weights = torch.ones(planes.CHANNELS, device=self._device)
         weights[planes.NUM_LUMA :] = _CHROMA_WEIGHT
-        charbonnier = (difference.square() + _EPSILON**2).sqrt() * weights[:, None, None]
+        losses = self._loss(difference) * weights[:, None, None]
         errors = difference[:, : planes.NUM_LUMA].detach().clamp(-1, 1).square().mean((1, 2, 3))
-        return charbonnier.mean((1, 2, 3)), errors
+        return losses.mean((1, 2, 3)), errors
 
     def _colours(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
         """The same of colours; squares are (N, 1, 3, 72, 128)."""
@@ -96,7 +96,12 @@ class Restoring:
             curves = network(spoilt[:, 0])
         made = levels.apply(spoilt[:, 0], curves.float())
         difference = made - good[:, 0]
-        return difference.abs().mean((1, 2, 3)), difference.detach().square().mean((1, 2, 3))
+        return self._loss(difference).mean((1, 2, 3)), difference.detach().square().mean((1, 2, 3))
+
+    def _loss(self, difference: Tensor) -> Tensor:
+        if self._config.loss == "mse":
+            return difference.square()
+        return (difference.square() + _EPSILON**2).sqrt() if self._config.loss == "charbonnier" else difference.abs()
 
     def _squares(self, frames: Any, seed: np.uint64) -> tuple[Tensor, Tensor]:
         """Squares (crops, T, 3, crop, crop) of a window uint8 (T, H, W, 3), good and spoilt."""
