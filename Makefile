@@ -48,7 +48,7 @@ format: $(INSTALLED)  ## let ruff format and fix what it can
 
 bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS="chain" for some)
 	@scripts/install.sh debian
-	@[[ ! " $(BENCHMARKS) " =~ " decode "|" train "|" camera_accuracy "|" enhance " ]] || scripts/install.sh peers
+	@[[ ! " $(BENCHMARKS) " =~ " decode "|" train "|" camera_accuracy " ]] || scripts/install.sh peers
 	for name in $(BENCHMARKS) report; do $(BIN)/python benchmarks/$$name.py; done
 
 bench-decode:  ## decoding alone, against other decoders (an hour; 6 GB for them, once)

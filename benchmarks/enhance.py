@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import cv2
 import harness
 import numpy as np
 import numpy.typing as npt
@@ -119,25 +120,6 @@ def system_ffmpeg(nodes: Callable[[float], str]) -> Callable[[float], Filter]:
     return make
 
 
-def opencv(name: str) -> Callable[[float], Filter]:
-    """Filters of OpenCV, in the environment of the peers."""
-
-    def make(x: float) -> Filter:
-        def run(path: Path) -> list[VideoFrame]:
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "out.npy"
-                script = str(harness.HERE / "contender_opencv.py")
-                subprocess.run(
-                    [str(harness.PEERS_PYTHON), script, name, str(x), str(path), str(out)], check=True,
-                    stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-                return frames_of(np.load(out))
-
-        return run
-
-    return make
-
-
 def per_frame(function: Callable[[npt.NDArray[np.float64], float], Any]) -> Callable[[float], Filter]:
     """A function of each frame's RGB, float64 0 to 255."""
 
@@ -163,6 +145,18 @@ def percentile_stretch(rgb: npt.NDArray[np.float64], x: float) -> Any:
     return (rgb - low) * 255 / np.maximum(1, high - low)
 
 
+def fast_nl_means(rgb: npt.NDArray[np.float64], x: float) -> Any:
+    """OpenCV's non-local means of lightness and colour apart."""
+    return cv2.fastNlMeansDenoisingColored(rgb.astype(np.uint8)[..., ::-1].copy(), None, x, x, 7, 21)[..., ::-1]
+
+
+def clahe(rgb: npt.NDArray[np.float64], x: float) -> Any:
+    """OpenCV's contrast of lightness, tile by tile."""
+    lab = cv2.cvtColor(rgb.astype(np.uint8), cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=x, tileGridSize=(8, 8)).apply(lab[..., 0])
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+
 def identity(path: Path) -> list[VideoFrame]:
     """Nothing is done."""
     return read(path)
@@ -180,7 +174,7 @@ def denoisers() -> list[Contender]:
         for p, r in ((7, 15), (5, 9))
     ]
     found += [Contender(f"hqdn3d {t:g}", system_ffmpeg(_hqdn3d(t)), 8, 255) for t in (0.75, 1.5)]
-    found.append(Contender("fastNlMeans", opencv("fastNlMeans"), 8))
+    found.append(Contender("fastNlMeans", per_frame(fast_nl_means), 8))
     return found
 
 
@@ -226,7 +220,7 @@ def colourists() -> list[Contender]:
             for i in (0.0, 0.5, 1.0)
         ),
         Contender("greyedge", graph("gbrp", lambda x: [("greyedge", f"difford=1:minknorm=5:sigma={x:g}")]), 2, 100),
-        Contender("CLAHE", opencv("CLAHE"), 1.5),
+        Contender("CLAHE", per_frame(clahe), 1.5),
     ]
 
 
