@@ -132,7 +132,7 @@ def decode(config: TrainConfig, videos: Sequence[Labelled], clips: Sequence[Any]
 def train(config: TrainConfig, data: TrainingSet) -> dict[str, Any]:
     """Train, keep the best bundle as a worker of `vidbatch train` does, and say how long it took; but once only."""
     from vidbatch.bundles import save_bundle
-    from vidbatch.training.worker import bundle_config
+    from vidbatch.training.classifying import bundle_config
 
     kept = Path(config.output) / "took.json"
     if kept.exists() and (known := json.loads(kept.read_text()))["digest"] == config.digest:

@@ -94,13 +94,16 @@ def from_disk(job: dict[str, Any], workers: int, seek_mode: str) -> Iterator[Ite
 
 def train(job: dict[str, Any], epochs: Iterator[Iterator[Batch]], save_first: Path | None) -> dict[str, Any]:
     """What a training loop in a tutorial does."""
+    from vidbatch.training.classifying import make_network
     from vidbatch.training.config import load_train_config
-    from vidbatch.training.optimise import Schedule, make_network, make_optimizer
+    from vidbatch.training.optimise import Schedule, make_optimizer
     from vidbatch.transforms import InputTransform
+    from vidbatch.video_weights import parameter_groups
 
     config = load_train_config(job["settings"])
     network = make_network(config, job["num_classes"]).train()
-    optimizer = make_optimizer(network, config)
+    groups = parameter_groups(network, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(groups, config)
     schedule = Schedule(optimizer, config, steps_per_epoch=len(job["epochs"][0]))
     prepare = InputTransform(config.video.inputs, config.mean, config.std)
     is_real = torch.ones(config.batch_size, config.num_frames, dtype=torch.bool)

@@ -37,13 +37,14 @@ from vidbatch.decoding.window_clips import decode_windows
 from vidbatch.errors import ConfigError, TrainingDiverged
 from vidbatch.models import find_model, load_spec
 from vidbatch.testing import make_shard
+from vidbatch.training.classifying import bundle_config, make_network
 from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.loader import Cache, Loader, Wanted
 from vidbatch.training.loop import FIRST_SCALE, Loop
-from vidbatch.training.optimise import Schedule, make_network
+from vidbatch.training.optimise import Schedule
 from vidbatch.training.run import conclude, find_places, read_weights
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
-from vidbatch.training.worker import bundle_config, tensorboard_events
+from vidbatch.training.worker import tensorboard_events
 from vidbatch.window_networks import build_windows
 from vidbatch.windows import window_dtype
 

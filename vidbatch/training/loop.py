@@ -107,7 +107,7 @@ class Loop:
         self.network = self.objective.network
         self._shared = self.worker.share(self.network)
         self._steps_per_epoch = num_batches(len(self._order(0).rows), config.batch_size)
-        self.optimizer = make_optimizer(self.objective, config)
+        self.optimizer = make_optimizer(self.objective.groups(), config)
         self._weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self._held = held_weights(self.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16")

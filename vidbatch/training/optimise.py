@@ -18,16 +18,14 @@ from torch.optim.lr_scheduler import (
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from vidbatch.training.objective import Objective
 from vidbatch.training.settings import TrainSettings
 
 WARMUP_START = 0.01
 """Share of the learning rate that a warm-up begins with."""
 
 
-def make_optimizer(objective: Objective, config: TrainSettings) -> Optimizer:
-    """Over the weights that are not frozen, in the objective's groups."""
-    groups = objective.groups()
+def make_optimizer(groups: list[dict[str, Any]], config: TrainSettings) -> Optimizer:
+    """Over weights in groups, as an objective gives them."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum)
     return (torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW)(groups)
