@@ -66,11 +66,15 @@ class Denoiser(nn.Module):
                 start_evenly(module)
             if isinstance(module, _Residual):  # begins as no change
                 nn.init.zeros_(module.second.weight)
-        nn.init.normal_(self.last.weight, std=1e-3)
+        with torch.no_grad():  # what is seen nearby leads in the beginning: noise is there
+            self.up_two[0].weight.mul_(0.1)
+            self.up_one[0].weight.mul_(0.1)
+        nn.init.zeros_(self.last.weight)  # a random change at the beginning is unlearnt by letting all features die
 
     def encode(self, cells: Tensor) -> Tensor:
         """What is known of frames (N, 24, h, w), each by itself."""
-        return functional.relu(self.encoder(cells - 0.5))
+        known: Tensor = self.encoder(cells - 0.5)
+        return known
 
     def merge(self, known: Sequence[Tensor], middle: Tensor) -> Tensor:
         """Cells of the middle frame. Args: what `encode` made of the T frames; the middle one's cells (N, 24, h, w)."""
@@ -81,11 +85,11 @@ class Denoiser(nn.Module):
             other * torch.exp(-(sharpness.abs() * (other - own).abs()))
             for other, sharpness in zip(others, self.agreement, strict=True)
         ]
-        one = functional.relu(self.merging(torch.cat([own, *agreeing], dim=1)))
-        two = self.two(functional.relu(self.down_two(one)))
+        one = self.merging(torch.cat([own, *agreeing], dim=1))  # linear: an average of frames passes as it is
+        two = self.two(functional.relu(self.down_two(functional.relu(one))))
         three = self.three(functional.relu(self.down_three(two)))
-        two = self.two_again(functional.relu(two + self.up_two(three)))
-        one = self.one(functional.relu(one + self.up_one(two)))
+        two = self.two_again(two + self.up_two(three))
+        one = self.one(one + self.up_one(two))
         change: Tensor = self.last(one)
         return middle + change
 

@@ -23,6 +23,8 @@ from vidbatch.windows import Ints, Keys, random_bits
 
 _EPSILON: Final = 1e-3
 """Of the Charbonnier loss: below this difference it is quadratic."""
+_SAME: Final = 0.05
+"""Halves are the same if no larger share of their values differs: at the seam chroma is that of both."""
 _CHROMA_WEIGHT: Final = 4.0
 """Of an error in a sample of chroma: it is that of four pixels, in RGB about as much as one in their luma."""
 
@@ -125,7 +127,7 @@ class Restoring:
         good, spoilt = (torch.stack(part) for part in zip(*found, strict=True))
         if config.kind == "colour":
             return good, degrade.recoloured(good, degrade.random_colours(len(good), generator))
-        if config.kind == "denoise" and torch.equal(good, spoilt):
+        if config.kind == "denoise" and float((good != spoilt).float().mean()) < _SAME:
             spoilt = degrade.noisy(good, generator)
         return good, spoilt
 
