@@ -1,8 +1,8 @@
 """How much better videos look that `vidbatch enhance` has made, beside the classical filters, and what it costs.
 
-    python benchmarks/enhance.py [--quick]
+    python benchmarks/enhance.py --denoise FOLDER --artefacts FOLDER --colour FOLDER
 
-Real recordings, spoilt in known ways (enhance_clips.py), go through the networks that come with vidbatch, which know
+Real recordings, spoilt in known ways (enhance_clips.py), go through networks, which know
 nothing of the kind or strength of what was done, and through filters whose strength was tuned for exactly that, on two
 other recordings; an optimum on the edge of what was tried has more tried. Figures are means over clips of means over
 frames, PSNR in dB of RGB (of luma where a codec has spoilt), with bootstrap intervals over clips.
@@ -376,7 +376,7 @@ def clean_colours(ours: Filter) -> dict[str, Any]:
     }
 
 
-def cpu_ratio(*, pairs: int) -> dict[str, Any]:
+def cpu_ratio(denoiser: Filter, *, pairs: int) -> dict[str, Any]:
     """CPU seconds a frame of 720p of the denoiser and of nlmeans, one thread, in turn."""
     torch.set_num_threads(1)
     source = read(clip_path("sintel_trailer.mp4"))[600:612]
@@ -385,7 +385,7 @@ def cpu_ratio(*, pairs: int) -> dict[str, Any]:
 
         path = Path(folder) / "720p.mkv"
         write(path, source)
-        ways = {"vidbatch": network("denoise", "network"), "nlmeans": graph("yuv420p", _nlmeans(7, 15))(6.0)}
+        ways = {"vidbatch": denoiser, "nlmeans": graph("yuv420p", _nlmeans(7, 15))(6.0)}
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(pairs + 1):
             for name, way in ways.items():
@@ -460,15 +460,15 @@ def plot(rows: Sequence[dict[str, Any]]) -> Any:
     return made
 
 
-def picture(place: Path) -> None:
+def picture(place: Path, denoiser: Filter, colourist: Filter) -> None:
     """Before (left) and after (right) of a clip in the public domain: noise of a sensor behind x264, spoilt colours."""
     from PIL import Image
 
     rows = []
     for kind, ours in (
-        (NOISE[1], network("denoise", "network")),
-        (NOISE[-1], network("denoise", "network")),
-        (COLOUR[-1], network("colour", "network")),
+        (NOISE[1], denoiser),
+        (NOISE[-1], denoiser),
+        (COLOUR[-1], colourist),
     ):
         path = test_clips() / "city.mpg" / f"{kind}.mkv"
         sides = [to_rgb(frames[8])[60:330, 120:600] for frames in (read(path), ours(path))]
@@ -479,31 +479,33 @@ def picture(place: Path) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
+    for name in ("denoise", "artefacts", "colour"):
+        parser.add_argument(f"--{name}", required=True, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
     parts = (options.only,) if options.only else ("noise", "codec", "colour", "cpu")
     few = 1 if options.quick else None
     found: dict[str, Any] = {"rows": []}
     if "noise" in parts:
-        ours = network("denoise", "network")
+        ours = network("denoise", options.denoise)
         for kind in NOISE[1 : 2 if few else None] if few else NOISE:
             found["rows"].append(compare(kind, ours, denoisers()[:few], reported_beside()[:few]))
     if "codec" in parts:
         for kind in CODEC[:few]:
-            found["rows"].append(compare(kind, network("denoise", "artefacts"), deblockers()[:few]))
+            found["rows"].append(compare(kind, network("denoise", options.artefacts), deblockers()[:few]))
     if "colour" in parts:
-        ours = network("colour", "network")
+        ours = network("colour", options.colour)
         for kind in COLOUR[-1:] if few else COLOUR:
             found["rows"].append(compare(kind, ours, colourists()[:few]))
         found["colours"] = clean_colours(ours)
     if "cpu" in parts:
-        found["cpu"] = cpu_ratio(pairs=1 if few else 5)
+        found["cpu"] = cpu_ratio(network("denoise", options.denoise), pairs=1 if few else 5)
         found["speeds"] = speeds(rounds=1 if few else 5, seconds=2 if few else 20)
     print(found.get("colours", ""), found.get("cpu", ""), found.get("speeds", ""))
     if not options.only:
         folder = harness.results_dir(options)
         harness.save(folder, "enhance", found, quick=options.quick)
         harness.save_plot(folder, "enhance", plot(found["rows"]))
-        picture(folder / "enhance.jpg")
+        picture(folder / "enhance.jpg", network("denoise", options.denoise), network("colour", options.colour))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Good videos in, the network of `vidbatch enhance --colour network` out, as a job of a running Ray cluster.
+"""Good videos in, a network for `vidbatch enhance --colour` out, as a job of a running Ray cluster.
 
-    python benchmarks/enhance_data.py               prints the folder of the data that the network here was trained with
+    python benchmarks/enhance_data.py               prints a folder of training data
     python jobs/train_colour.py FOLDER/colour --output network/
 
-The arguments are those of `vidbatch train-enhancer`; they win over the constants below, which are those of the network
-that comes with vidbatch. As a job: see train.py.
+The arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.
 """
 
 from __future__ import annotations

@@ -193,7 +193,15 @@ def test_error_kinds_are_one_closed_list_with_a_sentence_each() -> None:
 
 
 def test_public_names_are_these() -> None:
-    assert sorted(vidbatch.__all__) == ["__version__", "enhance", "evaluate", "label", "tables", "train", "train_enhancer"]
+    assert sorted(vidbatch.__all__) == [
+        "__version__",
+        "enhance",
+        "evaluate",
+        "label",
+        "tables",
+        "train",
+        "train_enhancer",
+    ]
     for name in vidbatch.__all__:
         assert getattr(vidbatch, name) is not None
     for function in (vidbatch.label, vidbatch.enhance, vidbatch.train, vidbatch.train_enhancer, vidbatch.evaluate):
@@ -307,7 +315,9 @@ def test_documented_commands_exist(document: str) -> None:
     text = (REPOSITORY / document).read_text()
     code = "\n".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"```(?:sh|console)?\n(.*?)```", text, re.DOTALL))
     assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= make_targets()
-    assert set(re.findall(r"\bvidbatch (label|plan|status|enhance|train|evaluate|[a-z][a-z-]+)\b", code)) <= set(cli.commands)
+    assert set(re.findall(r"\bvidbatch (label|plan|status|enhance|train|evaluate|[a-z][a-z-]+)\b", code)) <= set(
+        cli.commands
+    )
     for script in re.findall(r"python ((?:jobs|tests|scripts|benchmarks)/\w+\.py)", code):
         assert (REPOSITORY / script).is_file(), script
 

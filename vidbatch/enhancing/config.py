@@ -15,7 +15,7 @@ from vidbatch import schema, storage
 from vidbatch.config import LabelConfig, RunSettings, absolute, load_settings, path_as_text
 from vidbatch.enhancing.types import Encoding, Network, Step
 from vidbatch.errors import ConfigError
-from vidbatch.restoring.spec import WEIGHTS, read_enhancer
+from vidbatch.restoring.spec import read_enhancer
 
 STEPS: Final = ("denoise", "colour")
 CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
@@ -39,8 +39,6 @@ FILTERS: Final = {
 """Methods that are filters of FFmpeg; see filters.METHODS."""
 OPENCV: Final = {"denoise": ("fastnlmeans",), "colour": ("clahe",)}
 """Methods that are filters of OpenCV, which the extra `opencv` brings along."""
-NETWORKS: Final = {"denoise": ("network", "artefacts"), "colour": ("network",)}
-"""Methods that are networks which come with vidbatch; others are places of networks."""
 _DEFAULT_STRENGTH: Final = 0.5
 """Of filters; a network's is 1."""
 
@@ -68,9 +66,9 @@ class EnhanceConfig(RunSettings):
         ("denoise",), description="What is done, in this order: denoise, colour; none: encode anew only."
     )
     denoise: str = Field(
-        "network",
-        description="How: network, artefacts (a network for the artefacts of codecs), the folder or prefix of another "
-        "network; nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock (fast).",
+        "atadenoise",
+        description="How: nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock "
+        "(fast), or the folder or prefix of a network that `train-enhancer` has made.",
     )
     denoise_strength: float | None = Field(
         None,
@@ -79,9 +77,9 @@ class EnhanceConfig(RunSettings):
         description="0: not at all, frames stay as they are; 1: most. Default: 1 of networks, else 0.5.",
     )
     colour: str = Field(
-        "network",
-        description="How: network, the folder or prefix of another network; normalize (contrast and white balance), "
-        "greyedge, grayworld or colorcorrect (white balance), OpenCV's clahe (contrast).",
+        "normalize",
+        description="How: normalize (contrast and white balance), greyedge, grayworld or colorcorrect (white balance), "
+        "OpenCV's clahe (contrast), or the folder or prefix of a network.",
     )
     colour_strength: float | None = Field(
         None,
@@ -146,7 +144,7 @@ class EnhanceConfig(RunSettings):
         step = str(info.field_name)
         if "/" in value or value.startswith("file:"):
             return absolute(value.removeprefix("file:"))
-        known = (*NETWORKS[step], *FILTERS[step], *OPENCV[step])
+        known = FILTERS[step] + OPENCV[step]
         if value not in known:
             raise ValueError(f"{', '.join(known)}, or the folder or prefix of a network (./name for one here) is")
         return value
@@ -229,10 +227,7 @@ def _step(name: str, method: str, strength: float | None) -> Step:
 
 
 @lru_cache(maxsize=16)
-def _network(name: str, method: str) -> Network:
-    place = method
-    if method in NETWORKS[name]:
-        place = str(WEIGHTS / (name if method == "network" else method))
+def _network(name: str, place: str) -> Network:
     try:
         enhancer = read_enhancer(place)
     except ConfigError as error:
@@ -252,7 +247,7 @@ def _called(step: Step) -> str:
     """A network by its digest: it may lie elsewhere tomorrow."""
     if step.network is None:
         return step.method
-    return f"{step.method if step.method in NETWORKS[step.name] else 'network'}@{step.network.digest}"
+    return f"network@{step.network.digest}"
 
 
 def enhance_digest(config: EnhanceConfig) -> str:

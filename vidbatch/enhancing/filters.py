@@ -232,7 +232,9 @@ def rows_of(frame: VideoFrame, number: int) -> npt.NDArray[Any]:
 
 
 def tagged(made: VideoFrame, like: VideoFrame) -> VideoFrame:
-    """The frame with what another one says of its colours."""
+    """The frame with what another one says of its colours, and its time."""
+    if like.time_base:
+        made.pts, made.time_base = like.pts, like.time_base
     made.colorspace, made.color_range = like.colorspace, like.color_range
     made.color_primaries, made.color_trc = like.color_primaries, like.color_trc
     return made

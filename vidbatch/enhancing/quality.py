@@ -112,7 +112,9 @@ def differences(before: VideoFrame, after: VideoFrame) -> tuple[float, float]:
         kept = frame.pts, frame.time_base
         frame.pts, frame.time_base = 0, Fraction(1, 1000)
         source.push(frame)
-        frame.pts, frame.time_base = kept
+        frame.pts = kept[0]
+        if kept[1]:
+            frame.time_base = kept[1]
     for source in sources:
         source.push(None)
     said: dict[str, str] = {}

@@ -5,7 +5,6 @@
     levels.py     a small picture in, levels and gamma of each channel out, and what applies them
     degrade.py    good pictures in, spoilt ones out: what the networks learn to undo
     spec.py       settings of a network, and the folder of weights and config.json that it is kept in
-    weights/      the networks that come with vidbatch; weights/README.md says how each was made
 
 `vidbatch.training` trains them, `vidbatch.enhancing` runs them on videos.
 """

@@ -56,9 +56,9 @@ class Denoiser(nn.Module):
         self.two = _Residual(two)
         self.down_three = nn.Conv2d(two, three, 2, stride=2)
         self.three = nn.Sequential(_Residual(three), _Residual(three))
-        self.up_two = nn.Sequential(nn.Conv2d(three, 4 * two, 1), nn.PixelShuffle(2))
+        self.up_two = nn.Conv2d(three, 4 * two, 1)
         self.two_again = _Residual(two)
-        self.up_one = nn.Sequential(nn.Conv2d(two, 4 * one, 1), nn.PixelShuffle(2))
+        self.up_one = nn.Conv2d(two, 4 * one, 1)
         self.one = _Residual(one)
         self.last = nn.Conv2d(one, CHANNELS, 3, padding=1)
         for module in self.modules():
@@ -67,8 +67,8 @@ class Denoiser(nn.Module):
             if isinstance(module, _Residual):  # begins as no change
                 nn.init.zeros_(module.second.weight)
         with torch.no_grad():  # what is seen nearby leads in the beginning: noise is there
-            self.up_two[0].weight.mul_(0.1)
-            self.up_one[0].weight.mul_(0.1)
+            self.up_two.weight.mul_(0.1)
+            self.up_one.weight.mul_(0.1)
         nn.init.zeros_(self.last.weight)  # a random change at the beginning is unlearnt by letting all features die
 
     def encode(self, cells: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ class Denoiser(nn.Module):
         one = self.merging(torch.cat([own, *agreeing], dim=1))  # linear: an average of frames passes as it is
         two = self.two(functional.relu(self.down_two(functional.relu(one))))
         three = self.three(functional.relu(self.down_three(two)))
-        two = self.two_again(two + self.up_two(three))
-        one = self.one(one + self.up_one(two))
+        two = self.two_again(two + functional.pixel_shuffle(self.up_two(three), 2))
+        one = self.one(one + functional.pixel_shuffle(self.up_one(two), 2))
         change: Tensor = self.last(one)
         return middle + change
 

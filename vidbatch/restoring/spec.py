@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 Kind = Literal["denoise", "artefacts", "colour"]
-WEIGHTS: Final = Path(__file__).with_name("weights")
-"""The networks that come with vidbatch, a folder each."""
-
 _WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 64, 96), "artefacts": (32, 64, 96), "colour": (32,)}
 
 

@@ -18,6 +18,7 @@ from vidbatch.restoring import degrade, levels, planes
 from vidbatch.restoring.spec import save_enhancer, start
 from vidbatch.training.objective import Judged, autocast
 from vidbatch.training.restore_config import RestoreConfig
+from vidbatch.training.settings import NOT_IN_DIGEST
 from vidbatch.transforms import to_float
 from vidbatch.windows import Ints, Keys, random_bits
 
@@ -63,8 +64,8 @@ class Restoring:
 
     def save(self, url: str, network: nn.Module, numbers: dict[str, Any]) -> None:
         """Write the folder that `enhance` takes."""
-        settings = self._config.model_dump(mode="json", exclude={"inputs", "output", "cache"}, exclude_defaults=True)
-        trained = {"settings": settings, **numbers}
+        settings = self._config.model_dump(mode="json", exclude=set(NOT_IN_DIGEST), exclude_defaults=True)
+        trained = {"settings": {"kind": self._config.kind, **settings}, **numbers}
         save_enhancer(url, network.state_dict(), self._config.network.model_copy(update={"trained": trained}))
 
     def _judged(self, network: nn.Module, windows: Any, seeds: Keys) -> Judged:
