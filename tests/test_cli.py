@@ -137,7 +137,10 @@ def test_plan_counts_only_what_is_left_to_do(labelled: Any, place: Path) -> None
         (["label", ".", "--output", "out", "--sampling", "fps=0"], "sampling: 'fps=0' is not allowed"),
         (["label", ".", "--output", "out", "--model", "resnet81"], "resnet81"),
         (["label", ".", "--output", "out", "--device", "tpu"], "'auto', 'cpu' or 'cuda'"),
-        (["label", ".", "--output", "out", "--top-k", "many"], "'many' is not a valid integer"),
+        (
+            ["label", ".", "--output", "out", "--top-k", "many"],
+            "top_k: 'many' is not allowed: input should be a valid integer",
+        ),
         (["label", "."], "output: not given"),
         (["label", "--output", "out"], "inputs: not given"),
         (["label", ".", "--output", "out", "--config", "/nowhere.yaml"], "/nowhere.yaml"),

@@ -311,7 +311,7 @@ def test_wrong_settings_of_a_training_are_one_sentence(changes: dict[str, Any], 
 
 @pytest.fixture(scope="module")
 def good_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six small videos of smooth, moving pictures, as many shots."""
+    """A manifest of six small videos of smooth, moving pictures: four to train with, two to judge by."""
     folder = tmp_path_factory.mktemp("good") / "videos"
     folder.mkdir()
     down, across = np.mgrid[0:64, 0:96] / 16
@@ -324,7 +324,10 @@ def good_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = (127 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
                 out.mux(stream.encode(VideoFrame.from_ndarray(pixels, format="rgb24")))  # type: ignore[union-attr]
             out.mux(stream.encode(None))  # type: ignore[union-attr]
-    return folder
+    manifest = folder / "videos.csv"
+    rows = [f"{folder / str(number)}.mkv,{'train' if number < 4 else 'validation'}" for number in range(6)]
+    manifest.write_text("\n".join(["url,split", *rows]) + "\n")
+    return manifest
 
 
 def training(videos: Path, output: Path, **changes: Any) -> RestoreConfig:
@@ -374,7 +377,18 @@ def test_pairs_are_learnt_from_both_halves_of_a_frame(tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(4):
         make_video(folder / f"{number}.mp4", num_frames=12, width=96, height=128)
-    loop = loop_of(training(folder, tmp_path / "network", kind="artefacts", pairs=True, frame_size=(128, 96), epochs=1))
+    loop = loop_of(
+        training(
+            folder,
+            tmp_path / "network",
+            kind="artefacts",
+            pairs=True,
+            frame_size=(128, 96),
+            epochs=1,
+            train_share=1.0,
+            validation_share=0.0,
+        )
+    )
     loop.run(lambda _numbers, _state: None)
     assert loop.steps
     assert all(math.isfinite(step["loss"]) for step in loop.steps)
@@ -404,7 +418,7 @@ def test_the_command_trains_a_network_that_enhance_takes(good_videos: Path, tmp_
     spec = json.loads((tmp_path / "network" / "config.json").read_text())
     assert spec["trained"]["settings"]["epochs"] == 2
     step = step_of("denoise", str(tmp_path / "network"))
-    wanted = job(good_videos / "0.mkv", tmp_path, step)
+    wanted = job(good_videos.parent / "0.mkv", tmp_path, step)
     facts = done(wanted)
     assert (facts.error_kind, facts.num_frames) == (None, 12)
     assert "nothing to do" in CliRunner().invoke(cli, command).output
