@@ -7,14 +7,17 @@ A wrong value raises ConfigError in one sentence: the field, its value, what is 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vidbatch.errors import ConfigError
 from vidbatch.sampling import parse_sampling
+
+_NUMBER: Final = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
 class RunSettings(BaseModel):
@@ -172,4 +175,6 @@ def _first_sentence(error: ValidationError, kind: type[BaseModel]) -> str:
         return f"{field}: no such setting; allowed: {', '.join(kind.model_fields)}"
     if problem["type"] == "missing":
         return f"{field}: not given; it is required"
-    return f"{field}: {problem['input']!r} is not allowed: {message[:1].lower()}{message[1:]}"
+    given = problem["input"]
+    shown = given if isinstance(given, str) and _NUMBER.fullmatch(given) else repr(given)  # as a flag has it
+    return f"{field}: {shown} is not allowed: {message[:1].lower()}{message[1:]}"
