@@ -544,7 +544,6 @@ def test_settings_that_cannot_work_are_one_sentence(tmp_path: Path, changes: dic
         ([{"CPU": 8, "GPU": 1}], {"num_workers": 2, "device": "cuda"}, "2 workers of 4 CPUs and a GPU each do not fit"),
         ([{"CPU": 2}], {"device": "cuda"}, "device: 'cuda' is not allowed: there is no GPU here"),
         ([{"CPU": 2}], {"precision": "fp16"}, "precision: 'fp16' is not allowed without a GPU"),
-        ([{"CPU": 2}], {"precision": "fp16"}, "precision: 'fp16' is not allowed without a GPU"),
         ([{"CPU": 2}], {"num_workers": 4, "min_workers": 2}, (1, False)),
         ([{"CPU": 1}], {"num_workers": 4, "min_workers": 2}, "min_workers: 2 workers of 1 CPU each do not fit here"),
     ],
