@@ -79,11 +79,6 @@ class LabelConfig(RunSettings):
     model_workers: int | None = Field(
         None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs."
     )
-    scale_to_cpus: int | None = Field(
-        None,
-        ge=1,
-        description="Ask the cluster's autoscaler for so many CPUs while the run works; nodes that come are used.",
-    )
     decode_timeout_seconds: float = Field(
         300.0, gt=0, description="A clip that takes longer to decode is killed and tried once more."
     )

@@ -21,7 +21,7 @@ from vidbatch import watch as watching
 from vidbatch.config import LabelConfig
 from vidbatch.metrics import Progress
 from vidbatch.pools import Pools, pool_sizes, sizes_now
-from vidbatch.runs import RunResult, begin, own_errors, recorded, running_ray, scaled, tune_context
+from vidbatch.runs import RunResult, begin, own_errors, recorded, running_ray, tune_context
 from vidbatch.sink import Sink
 
 
@@ -69,7 +69,7 @@ def label(
         partition_of=begun.partition_of,
         stage=partial(publish.stage_part, config.output, record.run_id),
     )
-    with running_ray(), scaled(config.scale_to_cpus), recorded(config, begun, sink, progress) as report:
+    with running_ray(), recorded(config, begun, sink, progress) as report:
         begun.note_start()
         is_followed, pools = pools is None, pools or pool_sizes(config)
         record.pools = pools._asdict()

@@ -136,26 +136,6 @@ def open_output(
 # --- Ray ------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def scaled(cpus: int | None) -> Iterator[None]:
-    """The autoscaler asked for so many CPUs, as long as the run works; Ray must be running. None: nothing is asked.
-
-    Pools have the sizes that the cluster's nodes allow, so that no actor ever waits for a node that is not there: by
-    itself an autoscaler would never see that more could be used. What was asked stays asked if the driver is killed,
-    until another run asks for something else, or the cluster ends.
-    """
-    if cpus is None:
-        yield
-        return
-    from ray.autoscaler.sdk import request_resources
-
-    request_resources(bundles=[{"CPU": 1}] * cpus)
-    try:
-        yield
-    finally:
-        request_resources(bundles=[])
-
-
 def tune_context(num_workers: int) -> None:
     """Set Ray Data up for rows that are blocks, given by so many workers."""
     import ray
