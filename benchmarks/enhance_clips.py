@@ -27,6 +27,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import fetch
+from enhance_data import sensor_noise
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,6 +40,8 @@ FIRST_FRAME: Final = {"handheld.avi": 120, "motorway.mp4": 300, "surveillance.av
 """Of others it is 20."""
 SIGMAS: Final = (10, 25, 50)
 CAMERA_SIGMA: Final = 15.0
+CAMERA_LIGHT: Final = 0.7
+"""Share of the variance that grows with the light."""
 CAMERA_RATES: Final = (23, 28)
 CODEC_RATES: Final = (32, 37)
 COLOURS: Final = ("cast", "gamma", "contrast", "all")
@@ -74,8 +77,7 @@ def _spoil(name: str, path: Path, folder: Path) -> None:
     for sigma in SIGMAS:
         noisy = rgb + sigma * rng.standard_normal(rgb.shape, np.float32)
         write(place / f"sigma{sigma}.mkv", frames_of(_levels(noisy)))
-    deviation = CAMERA_SIGMA * np.sqrt(0.3 + 1.4 * rgb / np.float32(255))
-    noisy = _levels(rgb + deviation * rng.standard_normal(rgb.shape, np.float32))
+    noisy = sensor_noise(rgb, CAMERA_SIGMA, CAMERA_LIGHT, rng)
     for rate in CAMERA_RATES:
         write(place / f"camera_crf{rate}.mkv", _coded(frames_of(noisy), rate))
     for rate in CODEC_RATES:

@@ -3,37 +3,21 @@
     python benchmarks/enhance_data.py               prints a folder of training data
     python jobs/train_artefacts.py FOLDER/codec --output network/
 
-The arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.
+The arguments are those of `vidbatch train-enhancer`; they win over the constants of train_denoise.py. As a job: see
+train.py.
 """
 
 from __future__ import annotations
 
 import sys
 
+from train_denoise import SETTINGS, arguments
+
 from vidbatch.cli import main
 
-SETTINGS = {
-    "--kind": "artefacts",
-    "--frame-size": "544x480",
-    "--crop": "96",
-    "--crops-per-window": "4",
-    "--batch-size": "8",
-    "--slice-size": "8",
-    "--places": "2",
-    "--epochs": "40",
-    "--learning-rate": "2e-3",
-    "--warmup-epochs": "1",
-    "--weight-decay": "0",
-    "--clip-norm": "1.0",
-    "--precision": "bf16",
-    "--seed": "0",
-}
-
-
-def arguments(given: list[str]) -> list[str]:
-    """The command line: constants first, because the last of two equal flags counts."""
-    return ["train-enhancer", "--pairs", *(word for pair in SETTINGS.items() for word in pair), *given]
+OF_ARTEFACTS = SETTINGS | {"--kind": "artefacts"}
+"""As against noise: the network and its squares are the same."""
 
 
 if __name__ == "__main__":
-    main(arguments(sys.argv[1:]))
+    main(arguments(sys.argv[1:], OF_ARTEFACTS))

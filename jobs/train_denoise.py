@@ -30,9 +30,9 @@ SETTINGS = {
 }
 
 
-def arguments(given: list[str]) -> list[str]:
+def arguments(given: list[str], settings: dict[str, str] = SETTINGS) -> list[str]:
     """The command line: constants first, because the last of two equal flags counts."""
-    return ["train-enhancer", "--pairs", *(word for pair in SETTINGS.items() for word in pair), *given]
+    return ["train-enhancer", "--pairs", *(word for pair in settings.items() for word in pair), *given]
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _help(field: FieldInfo) -> str:
     return f"{field.description}  [default: {shown}]"
 
 
-def summary(record: RunRecord) -> dict[str, Any]:
+def _summary(record: RunRecord) -> dict[str, Any]:
     """A record as JSON can hold it."""
     return {name: value for name, value in asdict(record).items() if not name.startswith("_")}
 
@@ -101,7 +101,7 @@ def show_result(result: RunResult, output: str, max_failed_share: float, *, plac
     """
     record, where = result.record, storage.redact(output)
     if as_json:
-        click.echo(json.dumps(summary(record), indent=1))
+        click.echo(json.dumps(_summary(record), indent=1))
     elif record.state == "nothing_to_do":
         seconds = record.wall_seconds["total"]
         click.echo(f"vidbatch: nothing to do: every video has its row in {where} ({seconds:.1f} s)")

@@ -1,4 +1,4 @@
-"""`vidbatch train` and `evaluate`: flags are made from the fields of their settings; everything else is library."""
+"""`vidbatch train`, `train-enhancer` and `evaluate`: flags are fields of their settings; all else is library."""
 
 from __future__ import annotations
 

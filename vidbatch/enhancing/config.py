@@ -54,6 +54,11 @@ def _as_for_label(name: str, default: Any = None, description: str | None = None
     return Field(given, description=description or field.description, **bounds)
 
 
+def _strength() -> Any:
+    said = "0: not at all, frames stay as they are; 1: most. Default: 1 of networks, else 0.5."
+    return Field(None, ge=0, le=1, description=said)
+
+
 class EnhanceConfig(RunSettings):
     """Settings of one `enhance` run; immutable. Field descriptions are also the help texts of the flags."""
 
@@ -70,23 +75,13 @@ class EnhanceConfig(RunSettings):
         description="How: nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock "
         "(fast), or the folder or prefix of a network that `train-enhancer` has made.",
     )
-    denoise_strength: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="0: not at all, frames stay as they are; 1: most. Default: 1 of networks, else 0.5.",
-    )
+    denoise_strength: float | None = _strength()
     colour: str = Field(
         "normalize",
         description="How: normalize (contrast and white balance), greyedge, grayworld or colorcorrect (white balance), "
         "OpenCV's clahe (contrast), or the folder or prefix of a network.",
     )
-    colour_strength: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="0: not at all, frames stay as they are; 1: most. Default: 1 of networks, else 0.5.",
-    )
+    colour_strength: float | None = _strength()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run: auto, cpu or cuda.")
     workers_per_gpu: int = Field(4, ge=1, le=64, description="Actors that share a GPU, if networks run there.")
     codec: str = Field(

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -67,6 +68,40 @@ def _loaded(network: Network, device: str) -> torch.nn.Module:
     return enhancer.load().to(device, torch.float16 if device != "cpu" else torch.float32)
 
 
+Item = TypeVar("Item")
+
+
+class _Around(Generic[Item]):
+    """What is known of frames, in order: each is given once, when all within reach behind it are there.
+
+    It comes with those around it: a list of what is within reach, and its place in it.
+    """
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        self._held: deque[Item] = deque()
+        self._at = 0
+
+    def add(self, item: Item) -> Iterator[tuple[list[Item], int]]:
+        """Take the next one; give the one that has all of its neighbours now."""
+        self._held.append(item)
+        if len(self._held) - self._at > self._reach.behind:
+            yield self._next()
+
+    def flush(self) -> Iterator[tuple[list[Item], int]]:
+        """Give those that have no more neighbours behind them."""
+        while self._at < len(self._held):
+            yield self._next()
+
+    def _next(self) -> tuple[list[Item], int]:
+        known, at = list(islice(self._held, self._at + self._reach.behind + 1)), self._at
+        if at == self._reach.before:
+            self._held.popleft()
+        else:
+            self._at += 1
+        return known, at
+
+
 # --- without noise --------------------------------------------------------------------------------------------------
 
 
@@ -84,41 +119,34 @@ class DenoiseLink:
         self._strength = strength
         self._device = device
         self._half = network.num_frames // 2
-        self._held: deque[_Seen] = deque()
-        self._at = 0
+        self._around: _Around[_Seen] = _Around(Reach(self._half, self._half))
 
     @torch.inference_mode()
     def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         """Take the next frame; give that which has all its neighbours now."""
         cells = cells_of(frame).to(self._device, next(self._network.parameters()).dtype)
         cells = cells.contiguous(memory_format=torch.channels_last)
-        self._held.append(_Seen(frame, cells, self._network.encode(cells)))
-        if len(self._held) - self._at > self._half:
-            yield self._next()
+        for seen, at in self._around.add(_Seen(frame, cells, self._network.encode(cells))):
+            yield self._made(seen, at)
 
     @torch.inference_mode()
     def flush(self) -> Iterator[VideoFrame]:
         """Give the frames that have no more neighbours behind them."""
-        while self._at < len(self._held):
-            yield self._next()
+        for seen, at in self._around.flush():
+            yield self._made(seen, at)
 
-    def _next(self) -> VideoFrame:
-        held, at = self._held, self._at
-        frame, middle, _ = held[at]
-        places = [_mirrored(at + offset, len(held)) for offset in range(-self._half, self._half + 1)]
-        made = torch.cat([self._strip(places, middle, *rows) for rows in _strips(middle)], dim=2)
-        if at == self._half:
-            held.popleft()
-        else:
-            self._at += 1
+    def _made(self, seen: list[_Seen], at: int) -> VideoFrame:
+        frame, middle, _ = seen[at]
+        places = [_mirrored(at + offset, len(seen)) for offset in range(-self._half, self._half + 1)]
+        known = [seen[place].known for place in places]
+        made = torch.cat([self._strip(known, middle, *rows) for rows in _strips(middle)], dim=2)
         return frame_of(middle + self._strength * (made - middle), like=frame)
 
-    def _strip(self, places: list[int], middle: Tensor, top: int, bottom: int) -> Tensor:
+    def _strip(self, known: list[Tensor], middle: Tensor, top: int, bottom: int) -> Tensor:
         """Rows of cells from top to bottom of what becomes of the middle frame."""
         around = SEEN_AROUND // planes.CELL
         first, last = max(0, top - around), min(middle.shape[2], bottom + around)
-        known = [self._held[place].known[:, :, first:last] for place in places]
-        made = self._network.merge(known, middle[:, :, first:last])
+        made = self._network.merge([each[:, :, first:last] for each in known], middle[:, :, first:last])
         return made[:, :, top - first : bottom - first]
 
 
@@ -184,8 +212,7 @@ class ColourLink:
         self._to_rgb = _Conversion(shape, [("format", "rgb24")])
         rgb = shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2)
         self._back = _Conversion(rgb, [("format", format_of("yuv420p", shape))])
-        self._held: deque[_Held] = deque()
-        self._at = 0
+        self._around: _Around[_Held] = _Around(_SHOT)
         self._last: Tensor | None = None
         self._shot = 0
 
@@ -197,24 +224,17 @@ class ColourLink:
             self._shot += 1
         self._last = small
         curves = self._network(small[None].to(self._device, next(self._network.parameters()).dtype))
-        self._held.append(_Held(frame, curves[0].float().cpu(), self._shot))
-        if len(self._held) - self._at > _SHOT.behind:
-            yield self._next()
+        for held, at in self._around.add(_Held(frame, curves[0].float().cpu(), self._shot)):
+            yield self._made(held, at)
 
     def flush(self) -> Iterator[VideoFrame]:
         """Give the frames that have no more neighbours behind them."""
-        while self._at < len(self._held):
-            yield self._next()
+        for held, at in self._around.flush():
+            yield self._made(held, at)
 
-    def _next(self) -> VideoFrame:
-        held, at = self._held, self._at
+    def _made(self, held: list[_Held], at: int) -> VideoFrame:
         frame, _, shot = held[at]
-        last = min(len(held), at + _SHOT.behind + 1)
-        curves = torch.stack([held[place].curves for place in range(last) if held[place].shot == shot]).mean(0)
-        if at == _SHOT.before:
-            held.popleft()
-        else:
-            self._at += 1
+        curves = torch.stack([each.curves for each in held if each.shot == shot]).mean(0)
         tables = levels.tables(curves * self._strength).numpy()
         if all(np.array_equal(table, np.arange(256)) for table in tables):
             return frame

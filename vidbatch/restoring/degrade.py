@@ -1,12 +1,11 @@
 """Good pictures in, spoilt ones out, of the kinds that the networks of this package learn to undo; seeded.
 
 Values are 0 to 1, each picture or window is spoilt in its own way, and what comes out has been bytes, as in a file.
-Codecs are not here: pairs of frames before and after one are made once, as videos (see `pairs` of RestoreSpec).
+Codecs are not here: pairs of frames before and after one are made once, as videos (see `pairs` of RestoreConfig).
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -75,8 +74,3 @@ def recoloured(pictures: Tensor, colours: Colours) -> Tensor:
     cast = colours.cast.reshape(len(pictures), *[1] * (pictures.ndim - 4), 3, 1, 1)
     bent = (pictures * cast).clamp(0, 1).pow(colours.gamma.reshape(shape))
     return quantised(bent * colours.contrast.reshape(shape) + colours.offset.reshape(shape))
-
-
-def psnr(mean_squared_error: float) -> float:
-    """In dB, of values 0 to 1."""
-    return math.inf if mean_squared_error <= 0 else -10 * math.log10(mean_squared_error)

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidbatch.yuv import LUMA_WEIGHTS
+
 CELL: Final = 4
 """Rows and columns of luma in a cell."""
 CHANNELS: Final = 24
 NUM_LUMA: Final = 16
 
-WEIGHTS: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
-"""Weights of red and blue in luma (ITU-T H.273, table 4)."""
+_BT709: Final = 1
+"""Key of yuv.LUMA_WEIGHTS."""
 
 
 def pack(luma: Tensor, chroma: Tensor) -> Tensor:
@@ -32,12 +34,12 @@ def unpack(cells: Tensor) -> tuple[Tensor, Tensor]:
     return functional.pixel_shuffle(luma, CELL), functional.pixel_shuffle(chroma, CELL // 2)
 
 
-def to_yuv(rgb: Tensor, matrix: str = "bt709") -> tuple[Tensor, Tensor]:
-    """Luma (N, 1, H, W) and chroma (N, 2, H/2, W/2), limited range, of RGB (N, 3, H, W); all values 0 to 1.
+def to_yuv(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """Luma (N, 1, H, W) and chroma (N, 2, H/2, W/2), BT.709, limited range, of RGB (N, 3, H, W); all values 0 to 1.
 
     A sample of chroma is the mean of its four pixels.
     """
-    red_weight, blue_weight = WEIGHTS[matrix]
+    red_weight, blue_weight = LUMA_WEIGHTS[_BT709]
     red, green, blue = rgb.unbind(1)
     luma = red_weight * red + (1 - red_weight - blue_weight) * green + blue_weight * blue
     chroma = torch.stack([(blue - luma) / (2 * (1 - blue_weight)), (red - luma) / (2 * (1 - red_weight))], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +85,7 @@ class RestoreConfig(TrainSettings):
 
     def score_of(self, loss: float, score: float) -> float:
         """What an epoch is judged by, the higher the better."""
-        return score if super().score_of(loss, score) != float("-inf") else float("-inf")
+        return score if math.isfinite(loss) else -math.inf
 
 
 def load_restore_config(settings: dict[str, Any], config_file: str | Path | None = None) -> RestoreConfig:

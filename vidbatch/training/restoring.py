@@ -80,9 +80,8 @@ class Restoring:
     def _cells(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and mean squared error (in luma) of each square; squares are (N, T, 3, H, W)."""
         n, num_frames = spoilt.shape[:2]
-        matrix = "bt709"
-        seen = planes.pack(*map(planes.quantised, planes.to_yuv(spoilt.flatten(0, 1), matrix)))
-        wanted = planes.pack(*planes.to_yuv(good[:, num_frames // 2], matrix))
+        seen = planes.pack(*map(planes.quantised, planes.to_yuv(spoilt.flatten(0, 1))))
+        wanted = planes.pack(*planes.to_yuv(good[:, num_frames // 2]))
         seen = seen.view(n, num_frames, *seen.shape[1:])
         with autocast(self._device, self._config.precision):
             made = network(seen)
