@@ -3,7 +3,7 @@
 Runs in the child process, as a link of chain.Chain. What a frame becomes depends on the frames within reach of it and
 on nothing else, so that a clip of a long video gives the frames that the whole video gives.
 
-Denoiser. Each frame is encoded once and kept until it is no neighbour any more. At the ends of a video, where there are
+Denoiser. What a frame is compared by is found once and kept until it is no neighbour any more. At the ends of a video, where there are
 too few neighbours, those of the other side stand in. Large pictures are made in strips, which bounds memory; a strip's
 surroundings are as large as what the network sees of them, so that no strip shows.
 
@@ -137,16 +137,16 @@ class DenoiseLink:
 
     def _made(self, seen: list[_Seen], at: int) -> VideoFrame:
         frame, middle, _ = seen[at]
-        places = [_mirrored(at + offset, len(seen)) for offset in range(-self._half, self._half + 1)]
-        known = [seen[place].known for place in places]
-        made = torch.cat([self._strip(known, middle, *rows) for rows in _strips(middle)], dim=2)
+        window = [seen[_mirrored(at + offset, len(seen))] for offset in range(-self._half, self._half + 1)]
+        made = torch.cat([self._strip(window, *rows) for rows in _strips(middle)], dim=2)
         return frame_of(middle + self._strength * (made - middle), like=frame)
 
-    def _strip(self, known: list[Tensor], middle: Tensor, top: int, bottom: int) -> Tensor:
-        """Rows of cells from top to bottom of what becomes of the middle frame."""
+    def _strip(self, window: list[_Seen], top: int, bottom: int) -> Tensor:
+        """Rows of cells from top to bottom of what becomes of the frame in the middle of a window."""
         around = SEEN_AROUND // planes.CELL
-        first, last = max(0, top - around), min(middle.shape[2], bottom + around)
-        made = self._network.merge([each[:, :, first:last] for each in known], middle[:, :, first:last])
+        first, last = max(0, top - around), min(window[0].cells.shape[2], bottom + around)
+        cells = [each.cells[:, :, first:last] for each in window]
+        made = self._network.merge(cells, [each.known[:, :, first:last] for each in window])
         return made[:, :, top - first : bottom - first]
 
 

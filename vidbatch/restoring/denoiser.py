@@ -1,10 +1,14 @@
-"""A frame and those around it in, the frame without noise or compression artefacts out.
+"""Frames around one in, that one without noise or compression artefacts out.
 
-Each frame is encoded once, by itself; what is known of the neighbours is let through where it agrees with the frame in
-the middle, then a U-Net over three scales says what to take away. Cells of 4 x 4 pixels are its pixels (planes.py), so
-that most of the work is done at a quarter of the height and width. After FastDVDnet (Tassano et al., 2020), of which
-it keeps that motion is left to the network and nothing is aligned, and FFDNet (Zhang et al., 2018), whose cells these
-are; no level of noise is given: it has to see that for itself.
+    frames ──> weights of each neighbour, value by value ──> their weighted mean
+           ──> coefficients of it (linear) x gates, which a U-Net over three scales finds ──> what is taken away
+
+What is taken away is linear in the pictures except for weights and gates, so that no detail has to pass through the
+U-Net: it only has to know what is detail. Neighbours are weighed by how much smoothed differences to the middle frame
+stand out of what is seen within it, as in Maggioni et al., "Efficient multi-stage video denoising with recurrent
+spatio-temporal fusion" (2021); gates on coefficients are the shrinkage of transforms (Donoho and Johnstone, 1994),
+learnt. Nothing is aligned and no level of noise is given: it has to see for itself. Cells of 4 x 4 pixels are its
+pixels (planes.py), after FFDNet (Zhang et al., 2018): most work is done at a quarter of the height and width.
 """
 
 from __future__ import annotations
@@ -23,7 +27,13 @@ MULTIPLE: Final = 16
 SEEN_AROUND: Final = 128
 """What is so many pixels away from a pixel, or more, has no influence on it; a multiple of MULTIPLE.
 
-Convolutions of 3 x 3: four at 16 pixels, four at 8, and three at 4 make 108."""
+Convolutions of 3 x 3: four at 16 pixels, four at 8, and six at 4 make 120."""
+
+_NUM_COMPARED: Final = 8
+"""Values by which a cell is compared with the same cell of another frame."""
+_NUM_COEFFICIENTS: Final = 48
+_ROWS_AT_ONCE: Final = 32
+"""Of cells, where frames are averaged: what stays in a CPU's cache takes half as long."""
 
 
 class _Residual(nn.Module):
@@ -49,9 +59,11 @@ class Denoiser(nn.Module):
         super().__init__()
         self.num_frames = num_frames
         one, two, three = widths
-        self.encoder = nn.Conv2d(CHANNELS, one, 3, padding=1)
-        self.agreement = nn.Parameter(torch.ones(num_frames - 1, one, 1, 1))
-        self.merging = nn.Conv2d(num_frames * one, one, 1)
+        self.compared = nn.Conv2d(CHANNELS, 2 * _NUM_COMPARED, 3, padding=1, bias=False)
+        self.differing = nn.Conv2d(2 * _NUM_COMPARED, 16, 3, padding=1)
+        self.weighing = nn.Conv2d(16, CHANNELS, 1)
+        self.analysis = nn.Conv2d(CHANNELS, _NUM_COEFFICIENTS, 3, padding=1)
+        self.entry = nn.Conv2d(_NUM_COEFFICIENTS + CHANNELS, one, 1)
         self.down_two = nn.Conv2d(one, two, 2, stride=2)
         self.two = _Residual(two)
         self.down_three = nn.Conv2d(two, three, 2, stride=2)
@@ -60,7 +72,8 @@ class Denoiser(nn.Module):
         self.two_again = _Residual(two)
         self.up_one = nn.Conv2d(two, 4 * one, 1)
         self.one = _Residual(one)
-        self.last = nn.Conv2d(one, CHANNELS, 3, padding=1)
+        self.gate = nn.Conv2d(one, _NUM_COEFFICIENTS, 1)
+        self.last = nn.Conv2d(_NUM_COEFFICIENTS + one, CHANNELS, 3, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 start_evenly(module)
@@ -69,32 +82,59 @@ class Denoiser(nn.Module):
         with torch.no_grad():  # what is seen nearby leads in the beginning: noise is there
             self.up_two.weight.mul_(0.1)
             self.up_one.weight.mul_(0.1)
+        nn.init.zeros_(self.weighing.weight)
         nn.init.zeros_(self.last.weight)  # a random change at the beginning is unlearnt by letting all features die
 
     def encode(self, cells: Tensor) -> Tensor:
-        """What is known of frames (N, 24, h, w), each by itself."""
-        known: Tensor = self.encoder(cells - 0.5)
+        """What frames (N, 24, h, w) are compared by, each by itself: (N, 16, h, w)."""
+        known: Tensor = self.compared(cells - 0.5)
         return known
 
-    def merge(self, known: Sequence[Tensor], middle: Tensor) -> Tensor:
-        """Cells of the middle frame. Args: what `encode` made of the T frames; the middle one's cells (N, 24, h, w)."""
+    def average(self, frames: Sequence[Tensor], known: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The middle frame averaged with what agrees with it in the others, and the sum of the others' weights.
+
+        Args: cells (N, 24, h, w) of the T frames, and what `encode` made of them. Returns two like the cells.
+        """
         half = self.num_frames // 2
-        own = known[half]
-        others = [*known[:half], *known[half + 1 :]]
-        agreeing = [
-            other * torch.exp(-(sharpness.abs() * (other - own).abs()))
-            for other, sharpness in zip(others, self.agreement, strict=True)
-        ]
-        one = self.merging(torch.cat([own, *agreeing], dim=1))  # linear: an average of frames passes as it is
+        own, level = known[half].tensor_split([_NUM_COMPARED], dim=1)
+        level = level.abs()
+        total, weights = frames[half], torch.zeros_like(frames[half])
+        for place, (frame, other) in enumerate(zip(frames, known, strict=True)):
+            if place == half:
+                continue
+            difference = (other[:, :_NUM_COMPARED] - own).abs()
+            seen = functional.relu(self.differing(torch.cat([difference, level], dim=1)))
+            weight = torch.sigmoid(self.weighing(seen))
+            total = total + weight * frame
+            weights = weights + weight
+        return total / (1 + weights), weights
+
+    def merge(self, frames: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+        """Cells of the middle frame (N, 24, h, w). Args: as of `average`."""
+        mean, weights = self._average_by_rows(frames, known)
+        coefficients = self.analysis(mean - 0.5)
+        one = self.entry(torch.cat([coefficients, weights], dim=1))
         two = self.two(functional.relu(self.down_two(functional.relu(one))))
         three = self.three(functional.relu(self.down_three(two)))
         two = self.two_again(two + functional.pixel_shuffle(self.up_two(three), 2))
-        one = self.one(one + functional.pixel_shuffle(self.up_one(two), 2))
-        change: Tensor = self.last(one)
-        return middle + change
+        one = functional.relu(self.one(one + functional.pixel_shuffle(self.up_one(two), 2)))
+        gated = coefficients * torch.sigmoid(self.gate(one))
+        change: Tensor = self.last(torch.cat([gated, one], dim=1))
+        return mean + change
 
     def forward(self, cells: Tensor) -> Tensor:
         """The middle frame's cells (N, 24, h, w) of those of T frames (N, T, 24, h, w)."""
         known = self.encode(cells.flatten(0, 1))
         known = known.reshape(*cells.shape[:2], *known.shape[1:])
-        return self.merge(known.unbind(1), cells[:, self.num_frames // 2])
+        return self.merge(cells.unbind(1), known.unbind(1))
+
+    def _average_by_rows(self, frames: Sequence[Tensor], known: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """`average`, some rows after the others; one row around them is looked at."""
+        num_rows = frames[0].shape[2]
+        found = []
+        for top in range(0, num_rows, _ROWS_AT_ONCE):
+            first, last = max(0, top - 1), min(num_rows, top + _ROWS_AT_ONCE + 1)
+            part = self.average([each[:, :, first:last] for each in frames], [each[:, :, first:last] for each in known])
+            found.append([each[:, :, top - first : top - first + _ROWS_AT_ONCE] for each in part])
+        mean, weights = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))
+        return mean, weights

@@ -7,6 +7,7 @@ is keyed by the window, so that neither workers nor places in a batch change it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +29,8 @@ _SAME: Final = 0.05
 """Halves are the same if no larger share of their values differs: at the seam chroma is that of both."""
 _CHROMA_WEIGHT: Final = 4.0
 """Of an error in a sample of chroma: it is that of four pixels, in RGB about as much as one in their luma."""
+_GOOD_ENOUGH: Final = 1e-4
+"""Mean squared error, of 1, which the loss `psnr` hardly tries to get below: 40 dB."""
 
 
 def make_network(config: RestoreConfig, weights: bytes | None) -> nn.Module:
@@ -88,9 +91,8 @@ class Restoring:
         difference = made.float() - wanted
         weights = torch.ones(planes.CHANNELS, device=self._device)
         weights[planes.NUM_LUMA :] = _CHROMA_WEIGHT
-        losses = self._loss(difference) * weights[:, None, None]
-        errors = difference[:, : planes.NUM_LUMA].detach().clamp(-1, 1).square().mean((1, 2, 3))
-        return losses.mean((1, 2, 3)), errors
+        losses = self._losses(difference, weights[:, None, None] / weights.mean())
+        return losses, difference[:, : planes.NUM_LUMA].detach().clamp(-1, 1).square().mean((1, 2, 3))
 
     def _colours(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
         """The same of colours; squares are (N, 1, 3, 72, 128)."""
@@ -98,12 +100,17 @@ class Restoring:
             curves = network(spoilt[:, 0])
         made = levels.apply(spoilt[:, 0], curves.float())
         difference = made - good[:, 0]
-        return self._loss(difference).mean((1, 2, 3)), difference.detach().square().mean((1, 2, 3))
+        losses = self._losses(difference, torch.ones((), device=self._device))
+        return losses, difference.detach().square().mean((1, 2, 3))
 
-    def _loss(self, difference: Tensor) -> Tensor:
-        if self._config.loss == "mse":
-            return difference.square()
-        return (difference.square() + _EPSILON**2).sqrt() if self._config.loss == "charbonnier" else difference.abs()
+    def _losses(self, differences: Tensor, weights: Tensor) -> Tensor:
+        """Of each square. Args: differences (N, C, h, w); weights of them, whose mean is 1."""
+        loss, squares = self._config.loss, differences.square()
+        if loss == "psnr":  # Chen et al., "Simple baselines for image restoration" (2022)
+            return ((squares * weights).mean((1, 2, 3)) + _GOOD_ENOUGH).log() - math.log(_GOOD_ENOUGH)
+        if loss != "mse":
+            squares = (squares + _EPSILON**2).sqrt() if loss == "charbonnier" else differences.abs()
+        return (squares * weights).mean((1, 2, 3))
 
     def _squares(self, frames: Any, seed: np.uint64) -> tuple[Tensor, Tensor]:
         """Squares (crops, T, 3, crop, crop) of a window uint8 (T, H, W, 3), good and spoilt."""
