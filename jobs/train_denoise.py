@@ -21,7 +21,7 @@ SETTINGS = {
     "--slice-size": "8",
     "--places": "2",
     "--num-frames": "7",
-    "--epochs": "100",
+    "--epochs": "200",
     "--loss": "psnr",
     "--learning-rate": "3e-3",
     "--warmup-epochs": "1",
