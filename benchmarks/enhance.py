@@ -1,6 +1,7 @@
 """How much better videos look that `vidbatch enhance` has made, beside the classical filters, and what it costs.
 
-    python benchmarks/enhance.py --denoise FOLDER --artefacts FOLDER --colour FOLDER
+    python benchmarks/enhance.py                    the networks that come with vidbatch
+    python benchmarks/enhance.py --denoise FOLDER   another one, by jobs/train_denoise.py
 
 Real recordings, spoilt in known ways (enhance_clips.py), go through networks, which know
 nothing of the kind or strength of what was done, and through filters whose strength was tuned for exactly that, on two
@@ -10,6 +11,7 @@ frames, PSNR in dB of RGB (of luma where a codec has spoilt), with bootstrap int
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from av.video.frame import VideoFrame
+from archives import CACHE
 from clips import clip_path
 from enhance_clips import (
     CAMERA_RATES,
@@ -260,17 +263,30 @@ def _as_yuv(frame: VideoFrame) -> VideoFrame:
     return frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
 
 
-def tuned(contender: Contender, kind: str) -> tuple[float, float]:
+class Memory:
+    """What filters came to before: they do not change, are slow, and are wanted again for each new network."""
+
+    def __init__(self) -> None:
+        self._path = CACHE / f"enhance_filters_{test_clips().name}.json"
+        self._known: dict[str, list[float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def scores_of(self, contender: Contender, x: float, kind: str, clip: str) -> Scores:
+        """Of one clip, by a filter with its number."""
+        key = f"{contender.name} {x:.6g} {kind} {clip}"
+        if key not in self._known:
+            self._known[key] = list(scores_of(contender.make(x), kind, clip))
+            self._path.write_text(json.dumps(self._known, indent=0))
+        return Scores(*self._known[key])
+
+
+def tuned(contender: Contender, kind: str, memory: Memory) -> tuple[float, float]:
     """The number that is best for the clips that are tuned on, and how good it is there."""
     tried: dict[float, float] = {}
 
     def of(x: float) -> float:
         x = min(x, contender.most)
         if x not in tried:
-            made = {clip: contender.make(x)(test_clips() / clip / f"{kind}.mkv") for clip in TUNED_ON}
-            tried[x] = statistics.mean(
-                psnr_of(frames, clip, of_luma=kind.startswith("codec")) for clip, frames in made.items()
-            )
+            tried[x] = statistics.mean(memory.scores_of(contender, x, kind, clip).psnr for clip in TUNED_ON)
         return tried[x]
 
     best = contender.begin
@@ -303,11 +319,12 @@ def compare(
         "identity": {clip: scores_of(identity, kind, clip) for clip in JUDGED_BY},
     }
     strengths: dict[str, float] = {}
+    memory = Memory()
     for contender in (*contenders, *beside):
         began = time.perf_counter()
-        strengths[contender.name], _ = tuned(contender, kind)
-        filtered = contender.make(strengths[contender.name])
-        found[contender.name] = {clip: scores_of(filtered, kind, clip) for clip in JUDGED_BY}
+        x, _ = tuned(contender, kind, memory)
+        strengths[contender.name] = x
+        found[contender.name] = {clip: memory.scores_of(contender, x, kind, clip) for clip in JUDGED_BY}
         print(f"  {contender.name} {strengths[contender.name]:g}: {_mean(found[contender.name]):.2f} dB "
               f"({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)  # fmt: skip
     rivals = [contender.name for contender in contenders]
@@ -479,8 +496,8 @@ def picture(place: Path, denoiser: Filter, colourist: Filter) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
-    for name in ("denoise", "artefacts", "colour"):
-        parser.add_argument(f"--{name}", required=True, metavar="FOLDER", help="of a network by train-enhancer")
+    for name, shipped in {"denoise": "network", "artefacts": "artefacts", "colour": "network"}.items():
+        parser.add_argument(f"--{name}", default=shipped, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
     parts = (options.only,) if options.only else ("noise", "codec", "colour", "cpu")
     few = 1 if options.quick else None

@@ -15,7 +15,7 @@ from vidbatch import schema, storage
 from vidbatch.config import LabelConfig, RunSettings, absolute, load_settings, path_as_text
 from vidbatch.enhancing.types import Encoding, Network, Step
 from vidbatch.errors import ConfigError
-from vidbatch.restoring.spec import read_enhancer
+from vidbatch.restoring.spec import SHIPPED, read_enhancer
 
 STEPS: Final = ("denoise", "colour")
 CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
@@ -39,6 +39,11 @@ FILTERS: Final = {
 """Methods that are filters of FFmpeg; see filters.METHODS."""
 OPENCV: Final = {"denoise": ("fastnlmeans",), "colour": ("clahe",)}
 """Methods that are filters of OpenCV, which the extra `opencv` brings along."""
+NETWORKS: Final = {
+    "denoise": {"network": f"{SHIPPED}denoise", "artefacts": f"{SHIPPED}artefacts"},
+    "colour": {"network": f"{SHIPPED}colour"},
+}
+"""Methods that are networks which come with vidbatch, and their places."""
 _DEFAULT_STRENGTH: Final = 0.5
 """Of filters; a network's is 1."""
 
@@ -139,7 +144,7 @@ class EnhanceConfig(RunSettings):
         step = str(info.field_name)
         if "/" in value or value.startswith("file:"):
             return absolute(value.removeprefix("file:"))
-        known = FILTERS[step] + OPENCV[step]
+        known = (*NETWORKS[step], *FILTERS[step], *OPENCV[step])
         if value not in known:
             raise ValueError(f"{', '.join(known)}, or the folder or prefix of a network (./name for one here) is")
         return value
@@ -218,7 +223,7 @@ def _step(name: str, method: str, strength: float | None) -> Step:
     if method in FILTERS[name] + OPENCV[name]:
         return Step(name, method, _DEFAULT_STRENGTH if strength is None else strength)
     strength = 1.0 if strength is None else strength
-    return Step(name, method, strength, _network(name, method) if strength else None)
+    return Step(name, method, strength, _network(name, NETWORKS[name].get(method, method)) if strength else None)
 
 
 @lru_cache(maxsize=16)

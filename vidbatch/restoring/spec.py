@@ -2,6 +2,8 @@
 
 <folder>/model.safetensors    the state dict, half precision
 <folder>/config.json          EnhancerSpec: what it is, and how it was trained
+
+Those that come with vidbatch lie in weights/ beside this file.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Kind = Literal["denoise", "artefacts", "colour"]
+SHIPPED: Final = "vidbatch:"
+"""What the place of a network that comes with vidbatch begins with: it lies elsewhere on every machine."""
+_WEIGHTS: Final = Path(__file__).parent / "weights"
 _WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 64, 96), "artefacts": (32, 64, 96), "colour": (32,)}
 
 
@@ -92,10 +98,11 @@ def start(network: nn.Module, weights: bytes, where: str) -> nn.Module:
 
 
 def read_enhancer(place: str) -> Enhancer:
-    """What a folder or prefix holds. Raises ConfigError for one that holds no such network."""
+    """What a folder or prefix holds, or vidbatch:NAME. Raises ConfigError for one that holds no such network."""
+    base = str(_WEIGHTS / place.removeprefix(SHIPPED)) if place.startswith(SHIPPED) else place
     try:
-        text = storage.read_bytes(storage.join(place, "config.json"))
-        weights = storage.read_bytes(storage.join(place, "model.safetensors"))
+        text = storage.read_bytes(storage.join(base, "config.json"))
+        weights = storage.read_bytes(storage.join(base, "model.safetensors"))
     except OSError as error:
         raise ConfigError(f"{storage.redact(place)!r} is not a network that enhances: {error}") from error
     try:
