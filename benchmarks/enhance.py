@@ -27,8 +27,8 @@ import harness
 import numpy as np
 import numpy.typing as npt
 import torch
-from av.video.frame import VideoFrame
 from archives import CACHE
+from av.video.frame import VideoFrame
 from clips import clip_path
 from enhance_clips import (
     CAMERA_RATES,

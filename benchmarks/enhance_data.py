@@ -4,21 +4,25 @@ Neither shares a film or a photograph with the clips that benchmarks/enhance.py 
 A camera wanders over each photograph (photographs.py), so that neighbouring frames differ as those of a film do; of
 each trailer short pieces are taken, scaled down or cut out. All are 24 frames a second.
 
-    python benchmarks/enhance_data.py           prints the folder; made once, then kept below .cache/benchmarks
+    python benchmarks/enhance_data.py           prints two folders; made once, then kept below .cache/benchmarks
+
+and in the first one
 
     noise/    pairs (upper half good, lower half spoilt) of 480x272, lossless: equal halves, which training itself
               spoils with noise, and the noise of a sensor behind x264 at a constant rate factor of 20 to 30
     codec/    pairs before and behind x264 at a constant rate factor of 24 to 40
-    colour/   good pictures of 256x144
+
+The second holds good pictures of 256x144, of more photographs: what colours are learnt from.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +35,7 @@ from archives import built
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import fetch
-from photographs import photographs
+from photographs import more_photographs, photographs
 from PIL import Image
 
 from vidbatch.decode import read_frames
@@ -50,7 +54,6 @@ PATHS_A_PHOTOGRAPH: Final = 4
 TRAILERS: Final = {"bunny_trailer.mp4": (2.0, 33.0), "sintel_trailer.mp4": (8.0, 50.0)}
 """Seconds between which pieces are taken, without title cards and credits."""
 PIECES_A_SECOND: Final = 1.2
-COLOUR_SIZE: Final = FrameSpec(144, 256, 1.0, "area")
 
 
 class Piece(NamedTuple):
@@ -69,14 +72,19 @@ class Piece(NamedTuple):
 
 
 def pieces(seed: int) -> Iterator[Piece]:
-    """All of them."""
-    for name, path in photographs().items():
-        for number in range(PATHS_A_PHOTOGRAPH):
-            yield Piece(name, str(path), None, 1000 * seed + number)
+    """Those of photographs and trailers."""
+    yield from pieces_of(photographs(), seed)
     for name, path in fetch(TRAILERS).items():
         first, last = TRAILERS[name]
         for number in range(int((last - first) * PIECES_A_SECOND)):
             yield Piece(name, str(path), first + number / PIECES_A_SECOND, 1000 * seed)
+
+
+def pieces_of(taken: Mapping[str, Path], seed: int) -> Iterator[Piece]:
+    """Those of photographs, by name."""
+    for name, path in taken.items():
+        for number in range(PATHS_A_PHOTOGRAPH):
+            yield Piece(name, str(path), None, 1000 * seed + number)
 
 
 def frames_of(piece: Piece) -> Pixels:
@@ -176,27 +184,48 @@ def make(piece: Piece, folder: str) -> None:
     for name, frames in spoilt.items():
         pair = np.concatenate([good[last], frames[last]], axis=1)
         write(Path(folder) / f"{name.format(piece.name)}.mkv", pair)
-    small = [np.asarray(Image.fromarray(frame).resize((256, 144), Image.Resampling.BOX)) for frame in good[::5]]
-    write(Path(folder) / f"colour/{piece.name}.mkv", np.stack(small))
+
+
+def make_small(piece: Piece, folder: str) -> None:
+    """The file of one piece that colours are learnt from."""
+    small = [
+        np.asarray(Image.fromarray(frame).resize((256, 144), Image.Resampling.BOX)) for frame in frames_of(piece)[::5]
+    ]
+    write(Path(folder) / f"{piece.name}.mkv", np.stack(small))
 
 
 def training_archives(seed: int = 0) -> Path:
     """The folder, made by all CPUs, once, then kept."""
 
     def fill(folder: Path) -> None:
-        for name in ("noise", "codec", "colour"):
+        for name in ("noise", "codec"):
             (folder / name).mkdir()
-        wanted = list(pieces(seed))
-        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-            list(pool.map(make, wanted, [os.fspath(folder)] * len(wanted)))
+        _make_all(make, pieces(seed), folder)
 
     return built(f"enhance_v{VERSION}_seed{seed}", fill)
+
+
+def colour_archive(seed: int = 0) -> Path:
+    """The folder of what colours are learnt from, likewise."""
+    return built(
+        f"enhance_colour_v{VERSION}_seed{seed}",
+        lambda folder: _make_all(
+            make_small, itertools.chain(pieces(seed), pieces_of(more_photographs(), seed)), folder
+        ),
+    )
+
+
+def _make_all(make_one: Callable[[Piece, str], None], wanted: Iterable[Piece], folder: Path) -> None:
+    todo = list(wanted)
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(make_one, todo, [os.fspath(folder)] * len(todo)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    print(training_archives(parser.parse_args().seed))
+    seed = parser.parse_args().seed
+    print(training_archives(seed), colour_archive(seed), sep="\n")
 
 
 if __name__ == "__main__":

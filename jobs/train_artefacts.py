@@ -1,6 +1,6 @@
 """Pairs before and behind a codec in, a network for `vidbatch enhance --denoise` out, as a job of Ray.
 
-    python benchmarks/enhance_data.py               prints a folder of training data
+    python benchmarks/enhance_data.py               prints two folders of training data
     python jobs/train_artefacts.py FOLDER/codec --output network/
 
 The arguments are those of `vidbatch train-enhancer`; they win over the constants of train_denoise.py. As a job: see

@@ -1,7 +1,7 @@
 """Good videos in, a network for `vidbatch enhance --colour` out, as a job of a running Ray cluster.
 
-    python benchmarks/enhance_data.py               prints a folder of training data
-    python jobs/train_colour.py FOLDER/colour --output network/
+    python benchmarks/enhance_data.py               prints two folders of training data
+    python jobs/train_colour.py COLOUR --output network/
 
 The arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.
 """

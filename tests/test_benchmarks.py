@@ -35,9 +35,17 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize(
     "script",
     [
-        "chain", "decode", "threads", "train", "listing", "decode_memory", "s3_gets", "scaling", "camera_accuracy",
+        "chain",
+        "decode",
+        "threads",
+        "train",
+        "listing",
+        "decode_memory",
+        "s3_gets",
+        "scaling",
+        "camera_accuracy",
         "enhance",
-    ],  # fmt: skip
+    ],
 )
 def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--quick", "--results", str(tmp_path)]
