@@ -20,10 +20,11 @@ SETTINGS = {
     "--crops-per-window": "4",
     "--batch-size": "32",
     "--slice-size": "32",
-    "--epochs": "60",
+    "--epochs": "24",
+    "--loss": "root",
     "--learning-rate": "2e-3",
     "--warmup-epochs": "1",
-    "--weight-decay": "0",
+    "--weight-decay": "0.02",
     "--clip-norm": "1.0",
     "--seed": "0",
 }

@@ -63,7 +63,7 @@ def random_levels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = network.state_dict()
     last = max(name for name in state if name.startswith("head") and name.endswith("weight")).removesuffix("weight")
     state[f"{last}weight"] *= 50
-    state[f"{last}bias"][6:] = -0.5
+    state[f"{last}bias"][5:] = -0.5
     save_enhancer(str(place), state, spec)
     return place
 

@@ -1,7 +1,9 @@
 """A small picture in, levels and gamma of each channel out: the curves that give it its colours back.
 
-The network sees a thumbnail and, with it, how the values of each channel are spread (their cumulative histogram). Its
-answer is nine numbers, so that the full picture is changed by three curves of 256 entries whatever its size:
+The network sees a thumbnail, stretched so that its values reach from 0 to 1, and how those of each channel are spread
+(their cumulative histogram). What it answers is how much of that stretching is right, and what a camera has done to
+the light: the same black and gamma for all channels, and a white of each. The full picture is then changed by three
+curves of 256 entries, whatever its size:
 
     value' = ((value - black) / (white - black)) ** gamma        clipped to 0..1, for each of red, green and blue
 
@@ -23,10 +25,16 @@ from vidbatch.restoring.planes import start_evenly
 THUMBNAIL: Final = (72, 128)
 """Height and width of what the network sees."""
 NUM_BINS: Final = 32
-NUM_CURVES: Final = 9
-_MOST_BLACK: Final = 0.5
-_MOST_GAMMA: Final = 1.2
-"""Of its logarithm."""
+_NUM_ANSWERS: Final = 6
+"""The share of the stretching, black, three whites, gamma."""
+_ENDS: Final = (0.003, 0.997)
+"""Quantiles of all values that a stretched picture has at 0 and 1."""
+_LEAST_RANGE: Final = 0.1
+_FLATTENED: Final = 0.76
+"""A picture whose contrast somebody took away has a smaller range than this (degrade.random_colours)."""
+_MOST_BLACK: Final = 0.2
+_MOST_BENT: Final = 1.2
+"""Of the logarithms of white and gamma."""
 
 
 class Levels(nn.Module):
@@ -42,9 +50,9 @@ class Levels(nn.Module):
                 for layer in (nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.ReLU())
             )
         )
-        last = nn.Linear(64, NUM_CURVES)
+        last = nn.Linear(64, _NUM_ANSWERS)
         self.head = nn.Sequential(
-            nn.Linear(4 * width + 3 * NUM_BINS, 128),
+            nn.Linear(4 * width + 3 * NUM_BINS + 4, 128),
             nn.ReLU(),
             nn.Linear(128, 64),
             nn.ReLU(),
@@ -54,16 +62,23 @@ class Levels(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 start_evenly(module)
         with torch.no_grad():
-            last.weight.mul_(1e-2)  # begins as hardly any change
+            last.weight.mul_(1e-2)  # begins as half of the stretching
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(N, 9) of pictures (N, 3, H, W)."""
-        seen = self.body(pictures - 0.5)
-        found: Tensor = self.head(torch.cat([seen.mean((2, 3)), seen.amax((2, 3)), spread(pictures)], dim=1))
-        black, white, gamma = found.chunk(3, dim=1)
-        return torch.cat(
-            [_MOST_BLACK * torch.tanh(black), _MOST_GAMMA * torch.tanh(white), _MOST_GAMMA * torch.tanh(gamma)], dim=1
-        )
+        ends = torch.tensor(_ENDS, device=pictures.device)
+        low, high = torch.quantile(pictures.float().flatten(1), ends, dim=1)[..., None].to(pictures.dtype)
+        size = (high - low).clamp(min=_LEAST_RANGE)
+        stretched = ((pictures - low[..., None, None]) / size[..., None, None]).clamp(0, 1)
+        seen = self.body(stretched - 0.5)
+        about = [3 * low, 3 * (1 - high), size.log(), (size < _FLATTENED).to(size.dtype)]
+        found = self.head(torch.cat([seen.mean((2, 3)), seen.amax((2, 3)), spread(stretched), *about], dim=1))
+        share, black, white, gamma = found.split([1, 1, 3, 1], dim=1)
+        share = torch.sigmoid(4 * share)
+        black = share * low + _MOST_BLACK * torch.tanh(black)
+        white = share * size.log() + _MOST_BENT * torch.tanh(white)
+        gamma = _MOST_BENT * torch.tanh(gamma)
+        return torch.cat([black.expand(-1, 3), white, gamma.expand(-1, 3)], dim=1)
 
 
 def spread(pictures: Tensor) -> Tensor:

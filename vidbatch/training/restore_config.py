@@ -32,10 +32,10 @@ class RestoreConfig(TrainSettings):
     )
     crop: int = Field(128, ge=32, le=4096, multiple_of=16, description="Side of the squares trained with, pixels.")
     crops_per_window: int = Field(2, ge=1, le=256, description="Squares of each window.")
-    loss: Literal["charbonnier", "l1", "mse", "psnr"] = Field(
+    loss: Literal["charbonnier", "l1", "mse", "psnr", "root"] = Field(
         "charbonnier",
-        description="Of differences: charbonnier (l1, but smooth at 0), l1, mse, or psnr (a square that is a decibel "
-        "better counts as much as any other).",
+        description="Of differences: charbonnier (l1, but smooth at 0), l1, mse; psnr (a square that is a decibel "
+        "better counts as much as any other) or root (of its root mean squared error: between psnr and l1).",
     )
     widths: tuple[int, ...] | None = Field(
         None, description="Channels of the network: three for denoise and artefacts, one for colour."

@@ -108,6 +108,8 @@ class Restoring:
         loss, squares = self._config.loss, differences.square()
         if loss == "psnr":  # Chen et al., "Simple baselines for image restoration" (2022)
             return ((squares * weights).mean((1, 2, 3)) + _GOOD_ENOUGH).log() - math.log(_GOOD_ENOUGH)
+        if loss == "root":  # what is hardly spoilt is kept as it is, and yet what is most spoilt counts most
+            return ((squares * weights).mean((1, 2, 3)) + 0.1 * _GOOD_ENOUGH).pow(0.25)
         if loss != "mse":
             squares = (squares + _EPSILON**2).sqrt() if loss == "charbonnier" else differences.abs()
         return (squares * weights).mean((1, 2, 3))
