@@ -32,6 +32,7 @@ from vidbatch.restoring.spec import EnhancerSpec, read_enhancer, save_enhancer
 from vidbatch.testing import make_video
 from vidbatch.training.loop import Loop, Worker
 from vidbatch.training.restore_config import RestoreConfig, load_restore_config
+from vidbatch.training.restoring import Restoring
 from vidbatch.training.run import find_places
 from vidbatch.training.videos import find_videos, make_training_set, read_facts
 
@@ -127,6 +128,59 @@ def test_noise_is_as_strong_as_it_may_be_and_some_windows_have_none() -> None:
     assert 20 < sigmas.median() < 35
     assert torch.equal(noisy.mul(255).round(), noisy.mul(255)), "whole levels"
     assert torch.equal(noisy, degrade.noisy(windows, torch.Generator().manual_seed(1)))
+
+
+# --- those that come with vidbatch ----------------------------------------------------------------------------------
+
+
+def spoilt(frames: np.ndarray, how: str) -> np.ndarray:
+    """Frames uint8 (T, H, W, 3) with what a network is there to undo."""
+    if how == "denoise":
+        noise = np.random.default_rng(0).normal(0, 25, frames.shape)
+        return np.clip(np.round(frames + noise), 0, 255).astype(np.uint8)
+    pictures_of = torch.from_numpy(frames).movedim(-1, 1)[None].float().div(255)
+    colours = degrade.Colours(torch.tensor([[1.2, 1.0, 0.85]]), *(torch.tensor([x]) for x in (1.4, 0.6, 0.2)))
+    return degrade.recoloured(pictures_of, colours)[0].movedim(1, -1).mul(255).round().byte().numpy()
+
+
+@pytest.mark.parametrize(("name", "gain_db"), [("denoise", 8.0), ("colour", 2.0)])
+def test_networks_that_come_along_bring_back_what_was_spoilt(clips: LazyClips, name: str, gain_db: float) -> None:
+    with av.open(str(clips["carphone.mp4"])) as container:
+        good = np.stack(
+            [f.to_ndarray(format="rgb24") for f, _ in zip(container.decode(video=0), range(9), strict=False)]
+        )
+    bad = spoilt(good, name)
+    shown = (VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p") for pixels in bad)
+    made, _ = through([step_of(name, "network")], shown, Target(176, 144, "yuv420p"))
+    better = np.stack([frame.to_ndarray(format="rgb24") for frame in made])
+
+    def psnr(pixels: np.ndarray) -> float:
+        return float(10 * np.log10(255**2 / ((pixels.astype(float) - good) ** 2).mean()))
+
+    assert psnr(better) > psnr(bad) + gain_db, (psnr(better), psnr(bad))
+
+
+def test_a_network_against_compression_leaves_a_good_video_nearly_as_it_is(clips: LazyClips) -> None:
+    with av.open(str(clips["carphone.mp4"])) as container:
+        frames = [f for f, _ in zip(container.decode(video=0), range(9), strict=False)]
+    step = step_of("denoise", "artefacts")
+    assert step.strength == 0.6
+    made, _ = through([step], iter(frames), Target(176, 144, "yuv420p"))
+    change = [
+        np.abs(one.to_ndarray().astype(int) - other.to_ndarray()).mean()
+        for one, other in zip(made, frames, strict=True)
+    ]
+    assert 0 < max(change) < 1.5
+
+
+def test_a_network_that_comes_along_is_found_wherever_vidbatch_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = step_of("colour", "network")
+    assert step.network is not None
+    assert step.network.place == "vidbatch:colour"
+    monkeypatch.chdir(tmp_path)
+    assert read_enhancer(step.network.place).digest == step.network.digest
 
 
 # --- on videos ------------------------------------------------------------------------------------------------------
@@ -266,9 +320,9 @@ def test_the_digest_of_a_run_follows_the_weights_and_not_their_place(random_deno
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: nlmeans, bm3d, fftdnoiz, "
+        ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: network, artefacts, nlmeans, bm3d, fftdnoiz, "
          "atadenoise, deblock, fastnlmeans, or the folder or prefix of a network (./name for one here) is"),
-        ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: normalize, greyedge, grayworld, "
+        ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: network, normalize, greyedge, grayworld, "
          "colorcorrect, clahe, or the folder or prefix of a network (./name for one here) is"),
     ],
 )  # fmt: skip
@@ -392,6 +446,24 @@ def test_pairs_are_learnt_from_both_halves_of_a_frame(tmp_path: Path) -> None:
     loop.run(lambda _numbers, _state: None)
     assert loop.steps
     assert all(math.isfinite(step["loss"]) for step in loop.steps)
+
+
+def test_losses_differ_in_how_much_a_bad_square_weighs(good_videos: Path, tmp_path: Path) -> None:
+    device = torch.device("cpu")
+    differences = torch.stack([torch.full((3, 8, 8), 0.02), torch.full((3, 8, 8), 0.2)])
+    found = {}
+    for loss in ("mse", "charbonnier", "l1", "root", "psnr"):
+        objective = Restoring(training(good_videos, tmp_path / "network", loss=loss), device, None)
+        errors = differences.clone().requires_grad_()
+        objective._losses(errors, torch.ones(())).sum().backward()
+        assert errors.grad is not None
+        small, large = errors.grad.abs().mean((1, 2, 3)).tolist()
+        found[loss] = large / small
+    assert found["mse"] == pytest.approx(10)
+    assert found["l1"] == pytest.approx(1)
+    assert found["charbonnier"] == pytest.approx(1, abs=0.01)
+    assert found["root"] == pytest.approx(10**-0.5, abs=0.02)
+    assert found["psnr"] == pytest.approx(0.1, abs=0.03)
 
 
 def test_bf16_trains_on_a_cpu_and_fp16_does_not(good_videos: Path, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 Runs in the child process, as a link of chain.Chain. What a frame becomes depends on the frames within reach of it and
 on nothing else, so that a clip of a long video gives the frames that the whole video gives.
 
-Denoiser. What a frame is compared by is found once and kept until it is no neighbour any more. At the ends of a video, where there are
-too few neighbours, those of the other side stand in. Large pictures are made in strips, which bounds memory; a strip's
-surroundings are as large as what the network sees of them, so that no strip shows.
+Denoiser. What a frame is compared by is found once and kept until it is no neighbour any more. At the ends of a video,
+where there are too few neighbours, those of the other side stand in. Large pictures are made in strips, which bounds
+memory; a strip's surroundings are as large as what the network sees of them, so that no strip shows.
 
 Levels. Each frame's curves are found in a small picture of it, and averaged over the frames around it that belong to
 the same shot: levels must not flicker.

@@ -1,14 +1,15 @@
 """Frames around one in, that one without noise or compression artefacts out.
 
-    frames ──> weights of each neighbour, value by value ──> their weighted mean
-           ──> coefficients of it (linear) x gates, which a U-Net over three scales finds ──> what is taken away
+    frames ──> weights of each neighbour, value by value ──> their weighted mean ─────────────────────────────┐
+           └─> coefficients of the mean (linear) x gates, which a U-Net over three scales finds ──> a guess ──┴─> blend
 
-What is taken away is linear in the pictures except for weights and gates, so that no detail has to pass through the
-U-Net: it only has to know what is detail. Neighbours are weighed by how much smoothed differences to the middle frame
-stand out of what is seen within it, as in Maggioni et al., "Efficient multi-stage video denoising with recurrent
-spatio-temporal fusion" (2021); gates on coefficients are the shrinkage of transforms (Donoho and Johnstone, 1994),
-learnt. Nothing is aligned and no level of noise is given: it has to see for itself. Cells of 4 x 4 pixels are its
-pixels (planes.py), after FFDNet (Zhang et al., 2018): most work is done at a quarter of the height and width.
+The answer is a blend, value by value, of the mean and of a guess, which begins as a smooth picture: detail does not
+have to pass through the U-Net, which only has to know where there is some. Neighbours are weighed by how much smoothed
+differences to the middle frame stand out of what is seen within it. Both are after Maggioni et al., "Efficient
+multi-stage video denoising with recurrent spatio-temporal fusion" (2021); gates on coefficients are the shrinkage of
+transforms (Donoho and Johnstone, 1994), learnt. Nothing is aligned and no level of noise is given: it has to see for
+itself. Cells of 4 x 4 pixels are its pixels (planes.py), after FFDNet (Zhang et al., 2018): most work is done at a
+quarter of the height and width.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidbatch.restoring.planes import CHANNELS, start_evenly
+from vidbatch.restoring.planes import CHANNELS, NUM_LUMA, start_evenly
 
 MULTIPLE: Final = 16
 """Height and width of what goes in are multiples of so many pixels: a cell, halved twice."""
@@ -73,7 +74,8 @@ class Denoiser(nn.Module):
         self.up_one = nn.Conv2d(two, 4 * one, 1)
         self.one = _Residual(one)
         self.gate = nn.Conv2d(one, _NUM_COEFFICIENTS, 1)
-        self.last = nn.Conv2d(_NUM_COEFFICIENTS + one, CHANNELS, 3, padding=1)
+        self.guess = nn.Conv2d(_NUM_COEFFICIENTS + one, CHANNELS, 3, padding=1)
+        self.keep = nn.Conv2d(one, CHANNELS, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 start_evenly(module)
@@ -82,8 +84,9 @@ class Denoiser(nn.Module):
         with torch.no_grad():  # what is seen nearby leads in the beginning: noise is there
             self.up_two.weight.mul_(0.1)
             self.up_one.weight.mul_(0.1)
+            self.guess.weight.mul_(0.05)  # a random answer at the beginning is unlearnt by letting all features die
         nn.init.zeros_(self.weighing.weight)
-        nn.init.zeros_(self.last.weight)  # a random change at the beginning is unlearnt by letting all features die
+        nn.init.zeros_(self.keep.weight)
 
     def encode(self, cells: Tensor) -> Tensor:
         """What frames (N, 24, h, w) are compared by, each by itself: (N, 16, h, w)."""
@@ -119,8 +122,8 @@ class Denoiser(nn.Module):
         two = self.two_again(two + functional.pixel_shuffle(self.up_two(three), 2))
         one = functional.relu(self.one(one + functional.pixel_shuffle(self.up_one(two), 2)))
         gated = coefficients * torch.sigmoid(self.gate(one))
-        change: Tensor = self.last(torch.cat([gated, one], dim=1))
-        return mean + change
+        guess = _smooth(mean) + self.guess(torch.cat([gated, one], dim=1))
+        return torch.lerp(guess, mean, torch.sigmoid(self.keep(one)).to(mean.dtype))
 
     def forward(self, cells: Tensor) -> Tensor:
         """The middle frame's cells (N, 24, h, w) of those of T frames (N, T, 24, h, w)."""
@@ -131,10 +134,19 @@ class Denoiser(nn.Module):
     def _average_by_rows(self, frames: Sequence[Tensor], known: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """`average`, some rows after the others; one row around them is looked at."""
         num_rows = frames[0].shape[2]
+        at_once = _ROWS_AT_ONCE if frames[0].is_cpu else num_rows
         found = []
-        for top in range(0, num_rows, _ROWS_AT_ONCE):
-            first, last = max(0, top - 1), min(num_rows, top + _ROWS_AT_ONCE + 1)
+        for top in range(0, num_rows, at_once):
+            first, last = max(0, top - 1), min(num_rows, top + at_once + 1)
             part = self.average([each[:, :, first:last] for each in frames], [each[:, :, first:last] for each in known])
-            found.append([each[:, :, top - first : top - first + _ROWS_AT_ONCE] for each in part])
+            found.append([each[:, :, top - first : top - first + at_once] for each in part])
         mean, weights = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))
         return mean, weights
+
+
+def _smooth(cells: Tensor) -> Tensor:
+    """Cells (N, 24, h, w) of which each luma and each kind of chroma is the mean over 3 x 3 cells."""
+    sizes = (NUM_LUMA, (CHANNELS - NUM_LUMA) // 2, (CHANNELS - NUM_LUMA) // 2)
+    means = torch.cat([part.mean(1, keepdim=True) for part in cells.split(sizes, dim=1)], dim=1)
+    around = functional.avg_pool2d(means, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.cat([part.expand(-1, n, -1, -1) for part, n in zip(around.split(1, dim=1), sizes, strict=True)], dim=1)
