@@ -1,7 +1,8 @@
 """How much better videos look that `vidbatch enhance` has made, beside the classical filters, and what it costs.
 
-    python benchmarks/enhance.py                    the networks that come with vidbatch
-    python benchmarks/enhance.py --denoise FOLDER   another one, by jobs/train_denoise.py
+    python benchmarks/enhance.py                the network that comes with vidbatch
+    python benchmarks/enhance.py --denoise FOLDER --artefacts FOLDER --colour FOLDER
+                                                those of jobs/train_denoise.py and its siblings
 
 Real recordings, spoilt in known ways (enhance_clips.py), go through networks, which know
 nothing of the kind or strength of what was done, and through filters whose strength was tuned for exactly that, on two
@@ -477,18 +478,14 @@ def plot(rows: Sequence[dict[str, Any]]) -> Any:
     return made
 
 
-def picture(place: Path, denoiser: Filter, colourist: Filter) -> None:
-    """Before (left) and after (right) of a clip in the public domain: noise of a sensor behind x264, spoilt colours."""
+def picture(place: Path, denoiser: Filter) -> None:
+    """Before (left) and after (right) of a clip in the public domain: white noise, noise of a sensor behind x264."""
     from PIL import Image
 
     rows = []
-    for kind, ours in (
-        (NOISE[1], denoiser),
-        (NOISE[-1], denoiser),
-        (COLOUR[-1], colourist),
-    ):
+    for kind in (NOISE[1], NOISE[-1]):
         path = test_clips() / "city.mpg" / f"{kind}.mkv"
-        sides = [to_rgb(frames[8])[60:330, 120:600] for frames in (read(path), ours(path))]
+        sides = [to_rgb(frames[8])[60:330, 120:600] for frames in (read(path), denoiser(path))]
         rows.append(np.hstack(sides))
     Image.fromarray(np.vstack(rows)).save(place, quality=88)
 
@@ -496,10 +493,11 @@ def picture(place: Path, denoiser: Filter, colourist: Filter) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
-    for name, shipped in {"denoise": "network", "artefacts": "artefacts", "colour": "network"}.items():
+    for name, shipped in {"denoise": "network", "artefacts": None, "colour": None}.items():
         parser.add_argument(f"--{name}", default=shipped, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
-    parts = (options.only,) if options.only else ("noise", "codec", "colour", "cpu")
+    parts = {"noise", "cpu", *(("codec",) if options.artefacts else ()), *(("colour",) if options.colour else ())}
+    parts &= {options.only} if options.only else parts
     few = 1 if options.quick else None
     found: dict[str, Any] = {"rows": []}
     if "noise" in parts:
@@ -522,7 +520,7 @@ def main() -> None:
         folder = harness.results_dir(options)
         harness.save(folder, "enhance", found, quick=options.quick)
         harness.save_plot(folder, "enhance", plot(found["rows"]))
-        picture(folder / "enhance.jpg", network("denoise", options.denoise), network("colour", options.colour))
+        picture(folder / "enhance.jpg", network("denoise", options.denoise))
 
 
 if __name__ == "__main__":

@@ -217,11 +217,13 @@ def enhance(content: Content) -> Iterator[Line]:
             "best filter for it"
         )
         yield f"`enhance`, real clips spoilt by {what}", figure, wanted
-    colours, cpu = content["colours"], content["cpu"]
-    figure = f"**{colours['delta_e_mean']:.2f}**, 95th percentile {colours['delta_e_95th']:.2f}"
-    yield "change of good colours, ΔE2000", figure, "≤ 2, ≤ 4"
-    figure = f"**{colours['flicker_mean_levels']:.3f}**, at most {colours['flicker_greatest_levels']:.2f}"
-    yield "flicker of corrected colours, levels from frame to frame", figure, "≤ 0.25, ≤ 1"
+    if "colours" in content:
+        colours = content["colours"]
+        figure = f"**{colours['delta_e_mean']:.2f}**, 95th percentile {colours['delta_e_95th']:.2f}"
+        yield "change of good colours, ΔE2000", figure, "≤ 2, ≤ 4"
+        figure = f"**{colours['flicker_mean_levels']:.3f}**, at most {colours['flicker_greatest_levels']:.2f}"
+        yield "flicker of corrected colours, levels from frame to frame", figure, "≤ 0.25, ≤ 1"
+    cpu = content["cpu"]
     ms = cpu["cpu_ms_a_frame"]
     figure = f"**{cpu['over_nlmeans']:.2f}×** ({ms['vidbatch']:.0f} and {ms['nlmeans']:.0f} ms a frame of 720p)"
     yield "CPU of the denoiser over that of nlmeans", figure, "≤ 0.5×"

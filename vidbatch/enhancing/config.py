@@ -39,15 +39,10 @@ FILTERS: Final = {
 """Methods that are filters of FFmpeg; see filters.METHODS."""
 OPENCV: Final = {"denoise": ("fastnlmeans",), "colour": ("clahe",)}
 """Methods that are filters of OpenCV, which the extra `opencv` brings along."""
-NETWORKS: Final = {
-    "denoise": {"network": f"{SHIPPED}denoise", "artefacts": f"{SHIPPED}artefacts"},
-    "colour": {"network": f"{SHIPPED}colour"},
-}
+NETWORKS: Final[dict[str, dict[str, str]]] = {"denoise": {"network": f"{SHIPPED}denoise"}, "colour": {}}
 """Methods that are networks which come with vidbatch, and their places."""
 _DEFAULT_STRENGTH: Final = 0.5
 """Of filters; a network's is 1."""
-_STRENGTHS: Final = {"artefacts": 0.6}
-"""Of methods for which another one was better on the two recordings that benchmarks/enhance.py tunes by."""
 
 
 def _as_for_label(name: str, default: Any = None, description: str | None = None) -> Any:
@@ -79,15 +74,14 @@ class EnhanceConfig(RunSettings):
     )
     denoise: str = Field(
         "atadenoise",
-        description="How: network (against noise), artefacts (a network against compression), nlmeans, bm3d or "
-        "OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock (fast), or the folder or prefix of a "
-        "network that `train-enhancer` has made.",
+        description="How: network (against noise), nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, "
+        "atadenoise or deblock (fast), or the folder or prefix of a network that `train-enhancer` has made.",
     )
     denoise_strength: float | None = _strength()
     colour: str = Field(
         "normalize",
-        description="How: network (all of it), normalize (contrast and white balance), greyedge, grayworld or "
-        "colorcorrect (white balance), OpenCV's clahe (contrast), or the folder or prefix of a network.",
+        description="How: normalize (contrast and white balance), greyedge, grayworld or colorcorrect (white balance), "
+        "OpenCV's clahe (contrast), or the folder or prefix of a network.",
     )
     colour_strength: float | None = _strength()
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run: auto, cpu or cuda.")
@@ -225,7 +219,7 @@ def _step(name: str, method: str, strength: float | None) -> Step:
     """A step. Raises ConfigError for a network that is none, or one for something else."""
     if method in FILTERS[name] + OPENCV[name]:
         return Step(name, method, _DEFAULT_STRENGTH if strength is None else strength)
-    strength = _STRENGTHS.get(method, 1.0) if strength is None else strength
+    strength = 1.0 if strength is None else strength
     return Step(name, method, strength, _network(name, NETWORKS[name].get(method, method)) if strength else None)
 
 
