@@ -146,7 +146,7 @@ class Denoiser(nn.Module):
 
 def _smooth(cells: Tensor) -> Tensor:
     """Cells (N, 24, h, w) of which each luma and each kind of chroma is the mean over 3 x 3 cells."""
-    sizes = (NUM_LUMA, (CHANNELS - NUM_LUMA) // 2, (CHANNELS - NUM_LUMA) // 2)
-    means = torch.cat([part.mean(1, keepdim=True) for part in cells.split(sizes, dim=1)], dim=1)
+    parts = cells.tensor_split([NUM_LUMA, (NUM_LUMA + CHANNELS) // 2], dim=1)
+    means = torch.cat([part.mean(1, keepdim=True) for part in parts], dim=1)
     around = functional.avg_pool2d(means, 3, stride=1, padding=1, count_include_pad=False)
-    return torch.cat([part.expand(-1, n, -1, -1) for part, n in zip(around.split(1, dim=1), sizes, strict=True)], dim=1)
+    return torch.cat([around[:, k : k + 1].expand_as(part) for k, part in enumerate(parts)], dim=1)
