@@ -496,8 +496,10 @@ def main() -> None:
     for name, shipped in {"denoise": "network", "artefacts": None, "colour": None}.items():
         parser.add_argument(f"--{name}", default=shipped, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
-    parts = {"noise", "cpu", *(("codec",) if options.artefacts else ()), *(("colour",) if options.colour else ())}
-    parts &= {options.only} if options.only else parts
+    given = {"noise": options.denoise, "codec": options.artefacts, "colour": options.colour, "cpu": options.denoise}
+    parts = [part for part, folder in given.items() if folder and options.only in (None, part)]
+    if not parts:
+        parser.error(f"--only {options.only} needs a network for it")
     few = 1 if options.quick else None
     found: dict[str, Any] = {"rows": []}
     if "noise" in parts:
