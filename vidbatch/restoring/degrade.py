@@ -21,7 +21,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generat
 
 
 def noisy(frames: Tensor, generator: Generator) -> Tensor:
-    """Windows (N, T, 3, H, W) with noise of a kind and strength of each its own, up to MOST_SIGMA levels.
+    """Windows (N, T, 3, H, W), on any device, with noise of a kind and strength of its own each, of at most MOST_SIGMA.
 
     Half of them have white noise of one sigma; a third that of a sensor, whose variance grows with the light (Poisson
     and Gaussian, Foi et al., 2008); the rest noise that was smoothed, as scaling and demosaicing do. One in 20 stays as
@@ -32,12 +32,16 @@ def noisy(frames: Tensor, generator: Generator) -> Tensor:
     sigma = _uniform((n, 1, 1, 1, 1), 0, MOST_SIGMA, generator) / 255
     share = torch.rand(n, 1, 1, 1, 1, generator=generator)
     light = torch.where((kind >= 0.5) & (kind < 0.83), share, torch.zeros_like(share))
+    sigma = torch.where(kind < 0.95, sigma, torch.zeros_like(sigma))
+    is_smooth = (kind.flatten() >= 0.83).nonzero().flatten().tolist()
+    sigma, light = sigma.to(frames.device), light.to(frames.device)
     deviation = sigma * (1 - light + light * 2 * frames.clamp(0, 1)).sqrt()
-    noise = torch.randn(frames.shape, generator=generator)
-    for at in (kind.flatten() >= 0.83).nonzero().flatten().tolist():
+    if not frames.is_cpu:  # what each device makes of a seed is its own; to draw here what a GPU needs takes too long
+        generator = Generator(frames.device).manual_seed(generator.initial_seed())
+    noise = torch.randn(frames.shape, generator=generator, device=frames.device)
+    for at in is_smooth:
         smooth = torch.nn.functional.avg_pool2d(noise[at], 3, stride=1, padding=1)
         noise[at] = 0.5 * noise[at] + 1.5 * smooth
-    deviation = torch.where(kind < 0.95, deviation, torch.zeros_like(deviation))
     return quantised(frames + deviation * noise)
 
 

@@ -58,6 +58,10 @@ class Slice(NamedTuple, Generic[Key]):
     failures: dict[int, str]
     """Place in the slice of each window that cannot be decoded, and why."""
 
+    def of(self, places: Sequence[int]) -> Array:
+        """The windows in some places; no copy of them where these are all."""
+        return self.windows if len(places) == len(self.windows) else self.windows[places]
+
 
 class Loader:
     """Decodes windows with a few child processes. Not for several threads at once; `close` it.
@@ -77,17 +81,20 @@ class Loader:
     def slices(self, wanted: Iterable[tuple[Key, Sequence[Wanted]]]) -> Generator[Slice[Key], None, None]:
         """The slices in order, each with its key."""
         asked = iter(wanted)
-        ahead: deque[tuple[Key, list[Future[Array | str]]]] = deque()
+        ahead: deque[tuple[Key, Array, list[Future[str | None]]]] = deque()
         try:
             while True:
                 for key, windows in islice(asked, SLICES_AHEAD - len(ahead)):
-                    ahead.append((key, [self._threads.submit(self._load, each) for each in windows]))
+                    room = np.zeros(len(windows), self._dtype)
+                    places = enumerate(windows)
+                    ahead.append((key, room, [self._threads.submit(self._load, w, room[k : k + 1]) for k, w in places]))
                 if not ahead:
                     return
-                key, futures = ahead.popleft()
-                yield self._gathered(key, [future.result() for future in futures])
+                key, room, futures = ahead.popleft()
+                problems = [future.result() for future in futures]
+                yield Slice(key, room, {place: why for place, why in enumerate(problems) if why is not None})
         finally:
-            for _, futures in ahead:
+            for _, _, futures in ahead:
                 for future in futures:
                     future.cancel()
 
@@ -97,21 +104,10 @@ class Loader:
         for process in self._processes:
             process.close()
 
-    def _gathered(self, key: Key, found: list[Array | str]) -> Slice[Key]:
-        windows = np.zeros(len(found), self._dtype)
-        failures = {}
-        for place, each in enumerate(found):
-            if isinstance(each, str):
-                failures[place] = each
-            else:
-                windows[place] = each[0]
-        return Slice(key, windows, failures)
-
-    def _load(self, wanted: Wanted) -> Array | str:
-        """One window (1,), or why there is none."""
-        kept = None if self._cache is None else self._cache.read(wanted)
-        if kept is not None:
-            return kept
+    def _load(self, wanted: Wanted, room: Array) -> str | None:
+        """Put one window where there is room (1,) for it; says why if there is none."""
+        if self._cache is not None and self._cache.read(wanted, room):
+            return None
         job = window_job(wanted.clip, self._limits, self._config.frame, self._config.windows)
         job = replace(job, positions=[wanted.positions.tolist()], num_real=[wanted.num_real])
         window, problem = None, "no frame there"
@@ -125,9 +121,10 @@ class Loader:
             problem = f"{error.kind}: {error.message}"
         if window is None:
             return problem
+        room[:] = window
         if self._cache is not None:
             self._cache.write(wanted, window)
-        return window
+        return None
 
     def _process(self) -> IsolatedProcess:
         if not hasattr(self._of_thread, "process"):
@@ -150,13 +147,15 @@ class Cache:
         self._left_bytes = int(config.cache_gb * 1e9 * share) - int(_size_of(self._folder) * share)
         self._lock = threading.Lock()
 
-    def read(self, wanted: Wanted) -> Array | None:
-        """The window (1,), if it is there and whole."""
+    def read(self, wanted: Wanted, room: Array) -> bool:
+        """Put the window where there is room (1,) for it, if it is there and whole; no byte is copied twice."""
         try:
-            window = np.fromfile(self._place(wanted), self._dtype)
+            with self._place(wanted).open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != room.nbytes:
+                    return False
+                return file.readinto(room.view(np.uint8)) == room.nbytes
         except OSError:
-            return None
-        return window if len(window) == 1 else None
+            return False
 
     def write(self, wanted: Wanted, window: Array) -> None:
         """Keep a window, if there is room."""

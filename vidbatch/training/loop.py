@@ -254,7 +254,7 @@ class Loop:
         seeds = random_bits(np.array([asked.number], np.uint64), seed=config.seed, epoch=self.step, purpose="dropout")
         torch.manual_seed(int(seeds[0]) % 2**63)
         losses, scores = self.objective.train(
-            self._shared, part.windows[good], self.data.train.video[rows], asked.keys[good], epoch=self.epoch
+            self._shared, part.of(good), self.data.train.video[rows], asked.keys[good], epoch=self.epoch
         )
         total = losses.sum() * (1.0 if counts else 0.0)
         self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
@@ -353,9 +353,7 @@ class Loop:
             if not good:
                 continue
             here = slice(part.key, part.key + size)
-            losses, scores = self.objective.judge(
-                network, part.windows[good], mine.video[here][good], mine.key[here][good]
-            )
+            losses, scores = self.objective.judge(network, part.of(good), mine.video[here][good], mine.key[here][good])
             sums += torch.stack(
                 [losses.double().sum(), torch.ones_like(losses).double().sum(), scores.double().sum()]
             ).cpu()

@@ -130,15 +130,18 @@ class Restoring:
             left = int(numbers[1] * (width - columns + 1)) // 2 * 2
             flips = [dim for dim, number in ((2, numbers[2]), (0, numbers[3])) if number < 0.5]
             one, other = (half[:, top : top + rows, left : left + columns].flip(flips) for half in halves)
-            found.append((to_float(one), to_float(other)))
             if config.kind == "colour":
-                found[-1] = (functional.interpolate(found[-1][0], levels.THUMBNAIL, mode="area"),) * 2
-        good, spoilt = (torch.stack(part) for part in zip(*found, strict=True))
+                one = functional.interpolate(to_float(one), levels.THUMBNAIL, mode="area")
+            found.append((one, other))
         if config.kind == "colour":
+            good = torch.stack([one for one, _ in found])
             return good, degrade.recoloured(good, degrade.random_colours(len(good), generator))
-        if config.kind == "denoise" and float((good != spoilt).float().mean()) < _SAME:
-            spoilt = degrade.noisy(good, generator)
-        return good, spoilt
+        # Bytes until they are where the network is: what comes after is a device's work.
+        pair = [torch.stack(part) for part in zip(*found, strict=True)]
+        if config.kind == "denoise" and float((pair[0] != pair[1]).float().mean()) < _SAME:
+            good = to_float(pair[0].to(self._device))
+            return good, degrade.noisy(good, generator)
+        return to_float(pair[0].to(self._device)), to_float(pair[1].to(self._device))
 
     def _sides(self, height: int, width: int, number: float) -> tuple[int, int]:
         """Height and width of a square; for colours anything from half the frame to all of it, made small then."""
