@@ -26,7 +26,7 @@ Kind = Literal["denoise", "artefacts", "colour"]
 SHIPPED: Final = "vidbatch:"
 """What the place of a network that comes with vidbatch begins with: it lies elsewhere on every machine."""
 _WEIGHTS: Final = Path(__file__).parent / "weights"
-_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 64, 96), "artefacts": (32, 64, 96), "colour": (32,)}
+_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 48, 96), "artefacts": (32, 48, 96), "colour": (32,)}
 
 
 class EnhancerSpec(BaseModel):

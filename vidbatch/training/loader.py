@@ -153,7 +153,7 @@ class Cache:
             with self._place(wanted).open("rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size != room.nbytes:
                     return False
-                return file.readinto(room.view(np.uint8)) == room.nbytes
+                return file.readinto(room.view(np.uint8).data) == room.nbytes
         except OSError:
             return False
 
