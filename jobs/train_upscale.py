@@ -21,7 +21,7 @@ SETTINGS = {
     "--batch-size": "8",
     "--slice-size": "8",
     "--epochs": "160",
-    "--loss": "charbonnier",
+    "--loss": "root",
     "--learning-rate": "2e-3",
     "--warmup-epochs": "1",
     "--weight-decay": "0",
