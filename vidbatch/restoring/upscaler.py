@@ -11,6 +11,7 @@ and a U-Net gained less in the same time, of training and of use.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -34,6 +35,8 @@ def lanczos(distances: Tensor) -> Tensor:
     return torch.where(distances.abs() < LOBES, inside, torch.zeros_like(inside))
 
 
+@lru_cache(maxsize=1)
+@torch.inference_mode(mode=False)  # they may be used for training later
 def _phases() -> Tensor:
     """Weights (4, 1, 7, 7) of the four pixels that a pixel becomes, row by row: the middle of each is a quarter off."""
     places = torch.arange(-LOBES, LOBES + 1, dtype=torch.float64)

@@ -109,7 +109,8 @@ class Upscaling(Restoring):
             square = pixels[:, top : top + side, left : left + side]
             square = square.flip([dim for dim, number in ((2, mirrored), (1, upside)) if number < 0.5])
             square = square.transpose(1, 2) if turned < 0.5 else square
-            found.append(_Square(square, *kernels[at], float(sigmas[at])))
+            before, kernel = kernels[at]
+            found.append(_Square(square, before, kernel, float(sigmas[at])))
         return found
 
 
