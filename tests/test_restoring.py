@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from av.video.frame import VideoFrame
 from click.testing import CliRunner
 from clips import LazyClips
 from test_enhance import LOSSLESS, done, in_clips, job, pictures
+from torch.nn import functional
 
 from vidbatch.cli import cli
 from vidbatch.enhancing import networked
 from vidbatch.enhancing.chain import Chain, Target, reach_of
 from vidbatch.enhancing.config import EnhanceConfig, enhance_digest, load_enhance_config
+from vidbatch.enhancing.filters import FilterLink, Method, shape_of
 from vidbatch.enhancing.run import enhance
 from vidbatch.enhancing.types import Step
 from vidbatch.errors import ConfigError
-from vidbatch.restoring import degrade, levels, planes
+from vidbatch.restoring import degrade, levels, planes, reduction, upscaler
 from vidbatch.restoring.denoiser import SEEN_AROUND, Denoiser
 from vidbatch.restoring.spec import EnhancerSpec, read_enhancer, save_enhancer
 from vidbatch.testing import make_video
@@ -344,7 +346,17 @@ def test_wrong_settings_of_a_training_are_one_sentence(changes: dict[str, Any], 
 @pytest.fixture(scope="module")
 def good_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of six small videos of smooth, moving pictures: four to train with, two to judge by."""
-    folder = tmp_path_factory.mktemp("good") / "videos"
+    return made_videos(tmp_path_factory.mktemp("good"), lambda waves: 127 + 90 * waves)
+
+
+@pytest.fixture(scope="module")
+def sharp_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of black and white shapes."""
+    return made_videos(tmp_path_factory.mktemp("sharp"), lambda waves: np.where(waves > 0, 220, 30))
+
+
+def made_videos(place: Path, levels_of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Path:
+    folder = place / "videos"
     folder.mkdir()
     down, across = np.mgrid[0:64, 0:96] / 16
     for number in range(6):
@@ -353,7 +365,7 @@ def good_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"  # type: ignore[union-attr]
             for n in range(12):
                 waves = [np.sin(across * (1 + number / 4) + n / 5 + c) * np.cos(down + c) for c in range(3)]
-                pixels = (127 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
+                pixels = levels_of(np.stack(waves, axis=-1)).astype(np.uint8)
                 out.mux(stream.encode(VideoFrame.from_ndarray(pixels, format="rgb24")))  # type: ignore[union-attr]
             out.mux(stream.encode(None))  # type: ignore[union-attr]
     manifest = folder / "videos.csv"
@@ -393,6 +405,29 @@ def test_a_denoiser_learns_and_a_run_that_goes_on_in_the_middle_ends_the_same(
     again.run(lambda _numbers, _state: None)
     for name, weight in loop.kept.state_dict().items():
         assert torch.equal(weight, again.kept.state_dict()[name]), name
+
+
+def test_an_upscaler_begins_as_lanczos_and_learns(sharp_videos: Path, tmp_path: Path) -> None:
+    place = tmp_path / "network"
+    config = training(sharp_videos, place, kind="upscale", num_frames=1, widths=(8,), epochs=8, loss="root")
+    luma = torch.rand(2, 1, 20, 24)
+    assert torch.equal(config.network.build()(luma), upscaler.twice(luma))
+    loop = loop_of(config)
+    loop.run(lambda _numbers, _state: None, on_best=lambda: loop.objective.save(str(place), loop.kept, loop.best))
+    trained = read_enhancer(str(place)).spec.trained
+    assert trained["score"] > trained["score_of_lanczos"] + 0.5
+
+
+def test_pictures_are_reduced_as_ffmpeg_does(tmp_path: Path) -> None:
+    levels_of = np.random.default_rng(0).integers(0, 256, (96, 128)).astype(np.uint8)
+    smooth = np.asarray(functional.avg_pool2d(torch.from_numpy(levels_of).float()[None], 3, 1, 1)[0].round().byte())
+    for number, name in enumerate(reduction.KERNELS):
+        shape = shape_of(VideoFrame.from_ndarray(smooth, format="gray"))
+        link = FilterLink(shape, [(Method(lambda _, name=name: [("scale", f"64:48:flags={name}+accurate_rnd")]), 1.0)])
+        (wanted,) = link.push(VideoFrame.from_ndarray(smooth, format="gray"))
+        found = reduction.halved(torch.from_numpy(smooth).float()[None, None], torch.tensor([number]))[0, 0]
+        difference = found.round().clamp(0, 255) - torch.from_numpy(wanted.to_ndarray()).float()
+        assert difference.abs().max() <= 1, name
 
 
 def test_colours_are_learnt(good_videos: Path, tmp_path: Path) -> None:

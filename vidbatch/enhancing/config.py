@@ -39,6 +39,8 @@ FILTERS: Final = {
 """Methods that are filters of FFmpeg; see filters.METHODS."""
 OPENCV: Final = {"denoise": ("fastnlmeans",), "colour": ("clahe",)}
 """Methods that are filters of OpenCV, which the extra `opencv` brings along."""
+_KINDS: Final[dict[str, tuple[str, ...]]] = {"denoise": ("denoise", "artefacts"), "colour": ("colour",)}
+"""Of networks that a step takes."""
 NETWORKS: Final[dict[str, dict[str, str]]] = {"denoise": {"network": f"{SHIPPED}denoise"}, "colour": {}}
 """Methods that are networks which come with vidbatch, and their places."""
 _DEFAULT_STRENGTH: Final = 0.5
@@ -230,7 +232,7 @@ def _network(name: str, place: str) -> Network:
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     spec = enhancer.spec
-    if (spec.kind == "colour") != (name == "colour"):
+    if spec.kind not in _KINDS[name]:
         raise ConfigError(f"{name}: {storage.redact(place)!r} is not allowed: it is a network for {spec.kind}")
     return Network(place, enhancer.digest, spec.kind, spec.num_frames)
 

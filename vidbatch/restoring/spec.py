@@ -22,11 +22,16 @@ from vidbatch.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["denoise", "artefacts", "colour"]
+Kind = Literal["denoise", "artefacts", "colour", "upscale"]
 SHIPPED: Final = "vidbatch:"
 """What the place of a network that comes with vidbatch begins with: it lies elsewhere on every machine."""
 _WEIGHTS: Final = Path(__file__).parent / "weights"
-_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 48, 96), "artefacts": (32, 48, 96), "colour": (32,)}
+_WIDTHS: Final[dict[str, tuple[int, ...]]] = {
+    "denoise": (32, 48, 96),
+    "artefacts": (32, 48, 96),
+    "colour": (32,),
+    "upscale": (32,),
+}
 
 
 class EnhancerSpec(BaseModel):
@@ -39,7 +44,7 @@ class EnhancerSpec(BaseModel):
     num_frames: int = Field(ge=1, le=33)
     """Frames that are looked at; the middle one is enhanced."""
     widths: tuple[int, ...]
-    """Channels; see denoiser.Denoiser and levels.Levels."""
+    """Channels; see denoiser.Denoiser, levels.Levels and upscaler.Upscaler."""
     trained: dict[str, Any] = {}
     """Settings and figures of the training, for people."""
 
@@ -61,9 +66,12 @@ class EnhancerSpec(BaseModel):
 
         from vidbatch.restoring.denoiser import Denoiser
         from vidbatch.restoring.levels import Levels
+        from vidbatch.restoring.upscaler import Upscaler
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.kind == "upscale":
+                return Upscaler(*self.widths)
             return Levels(*self.widths) if self.kind == "colour" else Denoiser(self.num_frames, self.widths)
 
 

@@ -41,6 +41,7 @@ from vidbatch.training.optimise import Schedule, held_weights, make_average, mak
 from vidbatch.training.restore_config import RestoreConfig
 from vidbatch.training.restoring import Restoring
 from vidbatch.training.settings import TrainSettings
+from vidbatch.training.upscaling import Upscaling
 from vidbatch.training.videos import TrainingSet
 from vidbatch.windows import Keys, Windows, random_bits
 
@@ -69,7 +70,7 @@ def make_objective(
     if isinstance(config, TrainConfig):
         return Classifying(config, data, device, weights)
     assert isinstance(config, RestoreConfig)
-    return Restoring(config, device, weights)
+    return (Upscaling if config.kind == "upscale" else Restoring)(config, device, weights)
 
 
 class _Asked(NamedTuple):

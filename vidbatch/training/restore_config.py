@@ -24,7 +24,7 @@ class RestoreConfig(TrainSettings):
         description="Folders, globs, manifests or tar shards of good videos; local, s3:// or http(s)://.",
     )
     output: str = Field(min_length=1, description="Directory or s3:// prefix of the network, curves and checkpoints.")
-    kind: Kind = Field("denoise", description="What is learnt: denoise, artefacts (those of codecs) or colour.")
+    kind: Kind = Field("denoise", description="What is learnt: denoise, artefacts (of codecs), colour or upscale.")
     pairs: bool = Field(
         False,
         description="The upper half of each frame is good, the lower half is the same, spoilt; halves that are equal "
@@ -38,7 +38,7 @@ class RestoreConfig(TrainSettings):
         "better counts as much as any other) or root (of its root mean squared error: between psnr and l1).",
     )
     widths: tuple[int, ...] | None = Field(
-        None, description="Channels of the network: three for denoise and artefacts, one for colour."
+        None, description="Channels of the network: three for denoise and artefacts, one for colour and upscale."
     )
     start_from: str | None = Field(None, description="A network of the same kind to start from: its folder or prefix.")
     num_frames: int = Field(5, ge=1, le=33, description="Frames that the network sees; the middle one is enhanced.")
@@ -63,11 +63,14 @@ class RestoreConfig(TrainSettings):
     def _kind_fits(self) -> RestoreConfig:
         if self.kind == "artefacts" and not self.pairs:
             raise ValueError("pairs: False is not allowed with kind artefacts: what a codec does is not imitated here")
-        if self.kind == "colour" and self.pairs:
-            raise ValueError("pairs: True is not allowed with kind colour: pictures are spoilt here")
-        if self.kind == "colour" and self.num_frames != 1:
-            raise ValueError(f"num_frames: {self.num_frames} is not allowed with kind colour, which sees one picture")
-        if self.kind != "colour" and self.num_frames % 2 == 0:
+        sees_one = self.kind in ("colour", "upscale")
+        if sees_one and self.pairs:
+            raise ValueError(f"pairs: True is not allowed with kind {self.kind}: pictures are spoilt here")
+        if sees_one and self.num_frames != 1:
+            raise ValueError(
+                f"num_frames: {self.num_frames} is not allowed with kind {self.kind}, which sees one picture"
+            )
+        if not sees_one and self.num_frames % 2 == 0:
             raise ValueError(f"num_frames: {self.num_frames} is even, but one frame is the middle one")
         height, width = self.frame_size
         if self.crop > min(height // (2 if self.pairs else 1), width):
