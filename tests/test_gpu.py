@@ -122,7 +122,7 @@ def test_a_batch_that_a_gpu_has_no_memory_for_is_halved_until_it_has(
 
     monkeypatch.setattr(Network, "_run", lambda self, frames: greedy(self, frames)[0])
     torch.cuda.empty_cache()
-    _, total = torch.cuda.mem_get_info()
+    total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 600 * 2**20) / total)
     try:
         small = classifier(stamp_model, batch_size=256)  # warming up is halved, too
