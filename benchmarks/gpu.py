@@ -71,7 +71,7 @@ class Sizes(NamedTuple):
 
 
 FULL: Final = Sizes(
-    (64, 256), 0.2, 5, (("r3d_18", 112), ("resnet18+attention", 112)), 32, 16, 16, 2.5,
+    (64, 256), 0.15, 3, (("r3d_18", 112), ("resnet18+attention", 112)), 32, 16, 16, 1.5,
     (("720p", 720, 1280), ("1080p", 1080, 1920)),
 )  # fmt: skip
 QUICK: Final = Sizes((1,), 0.01, 1, (("small+attention", 32),), 4, 4, 2, 0.2, (("tiny", 64, 96),))
@@ -527,6 +527,8 @@ def train(machine: Machine, folder: Path, failures: list[str]) -> Report:
         }
         if model not in machine.compiles:
             ways.pop("bf16, compiled")
+        if model != sizes.train_models[0][0]:
+            ways = {way: ways[way] for way in ("fp32", "bf16")}
         losses: dict[str, float] = {}
         rows = {
             way: part_of(
@@ -538,7 +540,11 @@ def train(machine: Machine, folder: Path, failures: list[str]) -> Report:
             )
             for way, changes in ways.items()
         }  # fmt: skip
-        base = [row["windows_per_second"] for row in (rows["fp32"], rows["fp32 again"]) if "failed" not in row]
+        base = [
+            row["windows_per_second"]
+            for way, row in rows.items()
+            if way in ("fp32", "fp32 again") and "failed" not in row
+        ]
         for row in rows.values():
             if base and "failed" not in row:
                 row["over_fp32"] = round(row["windows_per_second"] / (sum(base) / len(base)), 4)

@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
     """Of each video that is enhanced."""
 
 
-FULL: Final = Sizes(720, 1280, 8, 20, 10.0, 6)
+FULL: Final = Sizes(720, 1280, 8, 20, 6.0, 6)
 QUICK: Final = Sizes(144, 256, 2, 2, 0.1, 1)
 FRAME_RATE: Final = 25
 
