@@ -233,6 +233,59 @@ def enhance(content: Content) -> Iterator[Line]:
         yield f"`enhance`, {what}: frames a second over ffmpeg's", f"**{_spread(found['fps_over_ffmpeg'])}**", wanted
 
 
+def gpu(content: Content) -> Iterator[Line]:
+    """What a GPU makes of networks, of training and of whole chains; what failed or was left out is not there."""
+    card = (content["gpu"] or {"name": "no GPU"})["name"]
+    for name, found in content.get("classify", {}).items():
+        for batch, ways in (found.get("batches", {}) if isinstance(found, dict) else {}).items():
+            yield from _of_ways(f"{card}: {name}, batches of {batch} that are on the GPU", ways)
+    for name, found in content.get("train", {}).get("models", {}).items():
+        ways = {way: row for way, row in found["ways"].items() if "failed" not in row}
+        frames, side, _ = found["window"]
+        about = f"{card}: training {name}, windows of {frames} x {side} x {side}, cached"
+        for way, row in ways.items():
+            busy = row.get("gpu_busy_share")
+            asked = "≥ 0.9" if way == "fp32" else ""
+            figure = f"**{busy or float('nan'):.2f}** ({row['windows_per_second']:,.0f} windows/s"
+            figure += f", {row.get('over_fp32', 1):.2f}× fp32)" if way != "fp32" else ")"
+            yield f"{about}, {row['windows_per_step']:.0f} a step, {way}: GPU busy", figure, asked
+    for name, found in content.get("denoise", {}).items():
+        if isinstance(found, dict) and "link" in found:
+            link, alone, slow = (
+                found[at]["frames_per_second"]["median"] for at in ("link", "network", "network in float32")
+            )
+            figure = f"**{alone:,.0f}** frames/s (float32 {slow:,.0f}; with copies to and fro {link:,.0f})"
+            if "verified" in found:
+                verified = found["verified"]
+                figure += f"; from the CPU's frames at most {verified['largest_levels']} levels apart"
+                figure += f", {verified['mean_levels']:.3f} on average"
+            yield f"{card}: the network against noise, {name}, bf16", figure, ""
+    for row in content.get("label", {}).get("rows", []):
+        about = f"{card} and {content['machine']['cores']} cores: `label`, `{row['sampling']}`, 720p"
+        busy = row["gpu_busy_share"]
+        figure = f"**{row['over_decoding_alone']:.2f}×** ({row['frames_per_second']:,.0f} frames/s"
+        figure += f", GPU busy {busy:.2f})" if busy is not None else ")"
+        yield f"{about}: speed over that of decoding alone on the same cores", figure, ""
+    if "frames_per_second" in content.get("enhance", {}):
+        row = content["enhance"]
+        busy = row["gpu_busy_share"]
+        figure = f"**{row['frames_per_second']:,.0f}** frames/s" + (
+            f", GPU busy {busy:.2f}" if busy is not None else ""
+        )
+        about = f"{card} and {content['machine']['cores']} cores: `enhance` by the network, {row['size'][0]}p"
+        yield f"{about}, x264 veryfast on the cores", figure, ""
+
+
+def _of_ways(about: str, ways: Content) -> Iterator[Line]:
+    for way, row in ways.items():
+        if "failed" not in row:
+            busy = row["gpu_busy_share"]
+            figure = f"**{_spread(row['over_vidbatch'])}** ({row['frames_per_second']['median']:,.0f} frames/s"
+            figure += f", GPU busy {busy:.2f}" if busy is not None else ""
+            figure += f", scores {row['largest_difference']:.1g} apart)"
+            yield f"{about}, {way}: speed over vidbatch's own", figure, ""
+
+
 def _spread(found: Content) -> str:
     return f"{found['median']:.2f}× ({found['min']:.2f} to {found['max']:.2f})"
 
@@ -252,6 +305,7 @@ def render(folder: Path = RESULTS) -> str:
         camera_accuracy,
         camera_real,
         enhance,
+        gpu,
     ):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():
@@ -267,6 +321,9 @@ def render(folder: Path = RESULTS) -> str:
         f"Ray {first['versions']['ray']}, torch {first['versions']['torch']}, PyAV {first['versions']['av']}; "
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
     )
+    if (folder / "gpu.json").exists():
+        machine = json.loads((folder / "gpu.json").read_text())["machine"]
+        where += f" What names a GPU: {machine['cpu']}, {machine['cores']} cores, torch {machine['versions']['torch']}."
     return "\n".join(["| question | figure | asked for |", "|---|---|---|", *lines, "", where, ""])
 
 

@@ -59,6 +59,42 @@ def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+def test_what_a_gpu_is_asked_can_be_rehearsed_without_one(load: Any, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--quick", "--device", "cpu", "--results", str(tmp_path)]
+    done = subprocess.run([*command, "--compile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["failures"] == []
+    assert {"classify", "train", "denoise", "label", "enhance"} <= result.keys()
+    questions = [question for question, _, _ in load("report").gpu(result)]
+    assert sum("efficientnet-lite0" in question for question in questions) == 4
+    for part in ("training", "against noise", "`label`", "`enhance`"):
+        assert any(part in question for question in questions), part
+
+
+def test_without_a_gpu_there_is_one_sentence(tmp_path: Path) -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--results", str(tmp_path)]
+    for words, code in (([], 0), (["--device", "cuda"], 1)):
+        done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
+        assert (done.returncode, len(done.stdout.splitlines())) == (code, 1), done.stderr
+        assert "there is no GPU here" in done.stdout
+        assert not (tmp_path / "gpu.json").exists()
+
+
+def test_a_part_that_fails_leaves_the_others_and_says_why(load: Any) -> None:
+    gpu, failures = load("gpu"), []
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("no kernel for this card")
+
+    assert gpu.part_of(lambda: {"speed": 1}, failures, "a") == {"speed": 1}
+    assert gpu.part_of(broken, failures, "b")["failed"] == "b: RuntimeError: no kernel for this card"
+    assert failures == ["b: RuntimeError: no kernel for this card"]
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_scaling_confines_its_runs_to_nodes_of_the_cluster_it_is_connected_to(load: Any, tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vidbatch.classify import NARROW_CALLS, Classifier, check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.models import ModelSpec, find_model, load_spec
-from vidbatch.networks import build
+from vidbatch.networks import Network, build
 from vidbatch.schema import FrameSpec
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import read_stamp, stamped
@@ -363,3 +364,43 @@ def test_a_model_that_runs_out_of_memory_gets_smaller_batches(stamp: Model) -> N
     classifier._network = Moody(classifier._network, fault)  # type: ignore[assignment]
     rows = classifier(pixels([chunk(v, stamps(v, range(9))) for v in range(4)])).to_pylist()
     assert [(row["num_frames"], row["error_kind"]) for row in rows] == [(9, None)] * 4
+
+
+def test_what_a_call_without_memory_had_is_let_go_before_a_smaller_batch_is_tried(stamp: Model) -> None:
+    """An exception that is being handled keeps its frames, and with them all tensors of the call that failed."""
+    spec, weights = stamp
+    classifier = Classifier(spec, config(batch_size=16), weights)
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def fault(videos: list[int]) -> list[bool]:
+        assert not any(reference() is not None for reference in held)
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        if len(videos) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [False] * len(videos)
+
+    classifier._network = Moody(classifier._network, fault)  # type: ignore[assignment]
+    [row] = classifier(pixels([chunk(3, stamps(3, range(9)))])).to_pylist()
+    assert (row["num_frames"], row["error_kind"]) == (9, None)
+    assert len(held) > 3
+
+
+def test_a_model_for_whose_batch_there_is_no_memory_starts_with_a_smaller_one(
+    stamp: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, weights = stamp
+    run = Network.__call__
+
+    def poor(self: Network, frames: torch.Tensor, **options: Any) -> Any:
+        if len(frames) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self, frames, **options)
+
+    monkeypatch.setattr(Network, "__call__", poor)
+    classifier = Classifier(spec, config(batch_size=16), weights)
+    assert not classifier._warmed_up(16)
+    assert classifier._warmed_up(4)
+    monkeypatch.setattr(Network, "__call__", lambda *_, **__: poor(classifier._network, [None] * 6))  # type: ignore[arg-type]
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier._warmed_up(1)

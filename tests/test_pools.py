@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+import vidbatch
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.growth import Joined
 from vidbatch.pools import Pools, blocks_not_picked_up, pool_sizes, sizes_now
+from vidbatch.schema import FrameSpec
+from vidbatch.stamp import make_stamp_bundle
+from vidbatch.testing import make_video
 
 LISTING_CPUS = 0.01
 
@@ -146,3 +155,29 @@ def test_what_joins_gets_the_actors_that_were_added_for_it() -> None:
     joined.see([first, second])
     assert joined.place({"CPU": 0.9}) is None
     assert joined.place({"CPU": 0.2}) == "2"
+
+
+@pytest.mark.timeout(200)
+def test_stages_beside_a_gpu_are_chains_that_ray_data_takes(tmp_path: Path) -> None:
+    """Ray believes in any GPU that it is told of. What runs there finds none: models take the CPU, networks fail."""
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "3.mp4", video_number=3, num_frames=10)
+    make_stamp_bundle(tmp_path / "model", num_classes=8, frame=FrameSpec(64, 64))
+    code = (
+        "import ray, vidbatch\n"
+        "ray.init('local', num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "labelled = vidbatch.label('videos', output='labels', model='file:model', buckets=1)\n"
+        "enhanced = vidbatch.enhance('videos', output='enhanced', denoise='network', buckets=1)\n"
+        "(row,) = enhanced.enhanced.to_arrow().to_pylist()\n"
+        "print(labelled.record.by_status, labelled.record.pools['model_gpus'], enhanced.record.pools['enhance_gpus'])\n"
+        "print(row['error_kind'], row['error_message'])\n"
+    )
+    paths = os.pathsep.join([str(Path(vidbatch.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "63", "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    *_, label, enhance = done.stdout.splitlines()
+    assert label == "{'ok': 1} 1.0 0.5"
+    assert enhance.startswith("worker"), "no CUDA in its process"

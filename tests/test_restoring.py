@@ -153,6 +153,27 @@ def test_the_network_that_comes_along_takes_noise_away(clips: LazyClips) -> None
     assert psnr(better) > psnr(bad) + 8
 
 
+@pytest.mark.parametrize("sigma", [0, 30])
+def test_what_a_gpu_works_in_changes_frames_by_a_level_at_most(sigma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, which has bf16 too: in fp16 the network that comes along gives no numbers at all."""
+    (plain, _), frames = through([step_of("denoise", "network")], textured(sigma), Target(96, 80, "yuv420p")), 8
+    monkeypatch.setattr(networked, "_in_bf16", lambda _: torch.autocast("cpu", torch.bfloat16))
+    (fast, _) = through([step_of("denoise", "network")], textured(sigma), Target(96, 80, "yuv420p"))
+    assert len(plain) == len(fast) == frames
+    apart = [np.abs(a.to_ndarray().astype(int) - b.to_ndarray()) for a, b in zip(plain, fast, strict=True)]
+    assert np.max(apart) <= 1
+    assert np.mean(apart) < 0.1
+
+
+def textured(sigma: float, count: int = 8) -> Iterator[VideoFrame]:
+    """Frames of 96 x 80 of a texture that moves, and noise of that many levels."""
+    chance = np.random.default_rng(0)
+    picture = np.kron(chance.integers(30, 220, (10, 12, 3)), np.ones((8, 8, 1)))
+    for number in range(count):
+        noisy = np.roll(picture, number, axis=1) + sigma * chance.standard_normal(picture.shape)
+        yield VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24").reformat(format="yuv420p")
+
+
 def test_a_network_that_comes_along_is_found_wherever_vidbatch_lies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

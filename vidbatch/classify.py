@@ -82,11 +82,25 @@ class Classifier:
         self._watched = Watched(watch)
         self._model_timeout_seconds = config.model_timeout_seconds
         self._narrow_calls_left = 0
-        warm_up = self._batch_size if on_gpu else 1
-        if self._window is not None:
-            self._network(np.zeros(warm_up, self._window))
-        else:
-            self._network(torch.zeros((warm_up, *_shape(spec.frame)), dtype=torch.uint8).to(self._network.device))
+        while not self._warmed_up(self._batch_size if on_gpu else 1):
+            self._batch_size = -(-self._batch_size // 2)
+
+    def _warmed_up(self, num_frames: int) -> bool:
+        """Send frames (or windows) of nothing through; False if there is no memory on the GPU for more than one."""
+        import torch
+
+        try:
+            if self._window is not None:
+                self._network(np.zeros(num_frames, self._window))
+            else:
+                self._network(
+                    torch.zeros((num_frames, *_shape(self._frame)), dtype=torch.uint8).to(self._network.device)
+                )
+        except torch.OutOfMemoryError:
+            if num_frames == 1:
+                raise
+            return False
+        return True
 
     @property
     def is_wide(self) -> bool:
@@ -154,15 +168,18 @@ class Classifier:
         except torch.AcceleratorError:  # the GPU is of no use to this process any more
             raise
         except Exception as error:  # noqa: BLE001  # whatever a network raises is about what it was given
-            if isinstance(error, torch.OutOfMemoryError) and self._batch_size > 1:
-                self._batch_size = -(-self._batch_size // 2)
-                return self._answers(chunks)
-            if len(chunks) > 1:
-                middle = len(chunks) // 2
-                return _joined(self._answers(chunks[:middle]), self._answers(chunks[middle:]))
-            if not is_last_try:
-                return self._answers(chunks, is_last_try=True)
-            return self._no_answer(chunks[0], " ".join(f"{type(error).__name__}: {error}".split())[:500])
+            is_too_large = isinstance(error, torch.OutOfMemoryError) and self._batch_size > 1
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        # Behind the handler: an exception that is being handled holds all that the failed call had on the GPU.
+        if is_too_large:
+            self._batch_size = -(-self._batch_size // 2)
+            return self._answers(chunks)
+        if len(chunks) > 1:
+            middle = len(chunks) // 2
+            return _joined(self._answers(chunks[:middle]), self._answers(chunks[middle:]))
+        if not is_last_try:
+            return self._answers(chunks, is_last_try=True)
+        return self._no_answer(chunks[0], said)
 
     def _chunk(self, cell: pa.LargeBinaryScalar, layout: dict[str, Any] | None) -> Array | Tensor:
         """The frames of one chunk, uint8 n x height x width x 3: not copied, or made on the device out of planes."""

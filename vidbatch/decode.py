@@ -247,10 +247,15 @@ def keep_whole(clip: Clip) -> list[Clip]:
     return [clip]
 
 
-def isolated(config: Limits, on_slow: Callable[[float], None] | None = None) -> IsolatedProcess:
+def isolated(
+    config: Limits, on_slow: Callable[[float], None] | None = None, *, on_gpu: bool = False
+) -> IsolatedProcess:
     """A child process within the bounds of time and memory; not started yet."""
     return IsolatedProcess(
-        timeout_seconds=config.decode_timeout_seconds, memory_bytes=config.decode_memory_mb * _MIB, on_slow=on_slow
+        timeout_seconds=config.decode_timeout_seconds,
+        memory_bytes=config.decode_memory_mb * _MIB,
+        on_slow=on_slow,
+        on_gpu=on_gpu,
     )
 
 

@@ -123,7 +123,7 @@ def chain(
     return pixels.map_batches(
         blocks.taking_blocks(stages.classifier),
         fn_constructor_args=(spec, config, weights, pools.model_threads, watch),
-        batch_size=None,
+        batch_size=1 if pools.model_gpus else None,  # Ray Data refuses None beside a GPU; a block has one row anyway
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pools.model_workers, max_tasks_in_flight_per_actor=2),
         num_cpus=pools.model_cpus,

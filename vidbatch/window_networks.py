@@ -132,6 +132,9 @@ class NetworkOfWindows:
 
 def tensors_of(windows: Any, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Frames uint8 (N, T, H, W, 3) and whether each is real, bool (N, T), of windows of windows.window_dtype."""
-    frames = torch.from_numpy(np.ascontiguousarray(windows["frames"])).to(device, non_blocking=True)
-    num_real = torch.from_numpy(windows["num_real"].astype(np.int64)).to(device)
-    return frames, torch.arange(frames.shape[1], device=device)[None, :] < num_real[:, None]
+    pixels = windows["frames"]
+    # From pinned memory a copy to a GPU waits for nothing; torch keeps the memory until it is done.
+    frames = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=torch.device(device).type == "cuda")
+    np.copyto(frames.numpy(), pixels)
+    is_real = np.arange(pixels.shape[1])[None, :] < windows["num_real"].astype(np.int64)[:, None]
+    return frames.to(device, non_blocking=True), torch.from_numpy(is_real).to(device, non_blocking=True)

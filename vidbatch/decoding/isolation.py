@@ -67,14 +67,21 @@ class IsolatedProcess:
 
     Args: `timeout_seconds` is the wall time allowed for a call, or from one empty record to the next, counted only
     while the parent waits; `memory_bytes` the resident memory the child may use; `on_slow` is told how long an item
-    has been waited for, first after SLOW_SECONDS and then each time that has doubled.
+    has been waited for, first after SLOW_SECONDS and then each time that has doubled; `on_gpu` lets the child reserve
+    as much memory as it likes, of which CUDA uses little: what is resident is bounded all the same.
     """
 
     def __init__(
-        self, *, timeout_seconds: float, memory_bytes: int, on_slow: Callable[[float], None] | None = None
+        self,
+        *,
+        timeout_seconds: float,
+        memory_bytes: int,
+        on_slow: Callable[[float], None] | None = None,
+        on_gpu: bool = False,
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
+        self._reserved_bytes = resource.RLIM_INFINITY if on_gpu else 2 * memory_bytes
         self._on_slow = on_slow or (lambda _seconds: None)
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: _Channel | None = None
@@ -144,7 +151,7 @@ class IsolatedProcess:
         self._waits = Waits()
         with theirs:
             descriptors = (theirs.fileno(), life_read, self._waits.descriptor)
-            limit_bytes = str(2 * self._memory_bytes)
+            limit_bytes = str(self._reserved_bytes)
             try:
                 self._process = subprocess.Popen(
                     # -P: the working directory must not add modules to those the parent sees.
@@ -283,7 +290,8 @@ def _main(socket_fd: int, lifeline_fd: int, waits_fd: int, limit_bytes: int) -> 
     waiting.share(waits_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+    if limit_bytes != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # if the node runs out of memory, the kernel takes this process first
     channel = _Channel(socket.socket(fileno=socket_fd))

@@ -7,6 +7,9 @@ Denoiser. What a frame is compared by is found once and kept until it is no neig
 where there are too few neighbours, those of the other side stand in. Large pictures are made in strips, which bounds
 memory; a strip's surroundings are as large as what the network sees of them, so that no strip shows.
 
+On a GPU that can, its convolutions work in bf16. Not in fp16: within the network that comes along values reach a
+million on any picture, 15 times what fp16 holds.
+
 Levels. Each frame's curves are found in a small picture of it, and averaged over the frames around it that belong to
 the same shot: levels must not flicker.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import islice
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -65,7 +69,13 @@ def _loaded(network: Network, device: str) -> torch.nn.Module:
     enhancer = read_enhancer(network.place)
     if enhancer.digest != network.digest:
         raise VideoError("model", f"the network {network.place} has changed since the run began")
-    return enhancer.load().to(device, torch.float16 if device != "cpu" else torch.float32)
+    return enhancer.load().to(device)
+
+
+def _in_bf16(device: str) -> AbstractContextManager[object]:
+    """What has convolutions work in bf16 on GPUs that were made for it; elsewhere all is float32."""
+    is_able = device != "cpu" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=is_able)
 
 
 Item = TypeVar("Item")
@@ -124,9 +134,10 @@ class DenoiseLink:
     @torch.inference_mode()
     def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         """Take the next frame; give that which has all its neighbours now."""
-        cells = cells_of(frame).to(self._device, next(self._network.parameters()).dtype)
-        cells = cells.contiguous(memory_format=torch.channels_last)
-        for seen, at in self._around.add(_Seen(frame, cells, self._network.encode(cells))):
+        cells = cells_of(frame, self._device).contiguous(memory_format=torch.channels_last)
+        with _in_bf16(self._device):
+            known = self._network.encode(cells)
+        for seen, at in self._around.add(_Seen(frame, cells, known)):
             yield self._made(seen, at)
 
     @torch.inference_mode()
@@ -146,7 +157,8 @@ class DenoiseLink:
         around = SEEN_AROUND // planes.CELL
         first, last = max(0, top - around), min(window[0].cells.shape[2], bottom + around)
         cells = [each.cells[:, :, first:last] for each in window]
-        made = self._network.merge(cells, [each.known[:, :, first:last] for each in window])
+        with _in_bf16(self._device):
+            made = self._network.merge(cells, [each.known[:, :, first:last] for each in window])
         return made[:, :, top - first : bottom - first]
 
 
@@ -165,10 +177,13 @@ def _strips(cells: Tensor) -> Iterator[tuple[int, int]]:
         yield top, min(rows, top + height)
 
 
-def cells_of(frame: VideoFrame) -> Tensor:
-    """Cells (1, 24, h, w) of a frame, values 0 to 1; what is no multiple of MULTIPLE is filled with the edge."""
+def cells_of(frame: VideoFrame, device: str = "cpu") -> Tensor:
+    """Cells (1, 24, h, w) of a frame, values 0 to 1; what is no multiple of MULTIPLE is filled with the edge.
+
+    Bytes travel to the device, and numbers are made of them there.
+    """
     height, width = (-(-side // MULTIPLE) * MULTIPLE for side in (frame.height, frame.width))
-    found = [torch.from_numpy(rows_of(frame, number).copy()) for number in range(3)]
+    found = [torch.from_numpy(rows_of(frame, number).copy()).to(device) for number in range(3)]
     luma = _filled(found[0][None, None], height, width)
     chroma = _filled(torch.stack(found[1:])[None], height // 2, width // 2)
     return planes.pack(luma, chroma)
@@ -182,12 +197,12 @@ def _filled(plane: Tensor, height: int, width: int) -> Tensor:
 
 def frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
     """The frame of cells (1, 24, h, w), of the size and colours of another."""
-    luma, chroma = planes.unpack(cells.float().cpu())
+    luma, chroma = planes.unpack(cells.float())
     made = VideoFrame(like.width, like.height, "yuv420p")
     for number, plane in enumerate((luma[0, 0], chroma[0, 0], chroma[0, 1])):
         rows = rows_of(made, number)
         levels_of = plane[: rows.shape[0], : rows.shape[1]].mul(255).round_().clamp_(0, 255).to(torch.uint8)
-        rows[...] = levels_of.numpy()
+        rows[...] = levels_of.cpu().numpy()
     return tagged(made, like)
 
 
@@ -223,7 +238,7 @@ class ColourLink:
         if self._last is not None and float((small - self._last).abs().mean()) > _CUT:
             self._shot += 1
         self._last = small
-        curves = self._network(small[None].to(self._device, next(self._network.parameters()).dtype))
+        curves = self._network(small[None].to(self._device))
         for held, at in self._around.add(_Held(frame, curves[0].float().cpu(), self._shot)):
             yield self._made(held, at)
 

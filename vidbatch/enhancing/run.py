@@ -98,7 +98,7 @@ def chain(config: EnhanceConfig, done: source.DoneVideos, pool: PoolAlone, watch
     clips = packs.map_batches(
         Enhancer,
         fn_constructor_args=[config, watch, "cuda" if pool.gpus else "cpu"],
-        batch_size=None,
+        batch_size=1 if pool.gpus else None,  # Ray Data refuses None beside a GPU; a block has one row anyway
         batch_format="pyarrow",
         # Clips take minutes: one that waited behind another would be the last of all while other actors have nothing.
         compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=1),

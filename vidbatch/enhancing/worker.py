@@ -50,7 +50,7 @@ class Enhancer:
         self._digest = enhance_digest(config)
         self._watch = watch
         self._url = ""
-        self._process = isolated(config, self._say_slow)
+        self._process = isolated(config, self._say_slow, on_gpu=device != "cpu")
 
     def __call__(self, work: pa.Table) -> Iterator[pa.Table]:
         """Take a WORK table, yield an ENHANCED_CLIPS table of one row for every clip."""

@@ -73,7 +73,7 @@ class Classifying:
     def train(self, network: nn.Module, windows: Any, videos: Ints, keys: Keys, *, epoch: int) -> Judged:
         """Losses of windows, each changed as its key has it."""
         frames, is_real = tensors_of(windows, self._device)
-        classes = torch.from_numpy(self._data.listed.classes[videos]).to(self._device)
+        classes = torch.from_numpy(self._data.listed.classes[videos])  # on the CPU, where they are looked at one by one
         num_real = np.maximum(windows["num_real"].astype(np.int64), 1)
         seed = self._config.seed
         changed = self._augment(to_float(frames), classes, keys, seed=seed, epoch=epoch, num_real=num_real)
@@ -81,15 +81,15 @@ class Classifying:
         truth = self._losses.truth(videos, changed.classes)
         losses = self._losses.to_train(logits, truth)
         if self._config.augment.mixup_alpha:
-            others = self._losses.to_train(logits, truth[changed.partner])
-            losses = changed.share * losses + (1 - changed.share) * others
+            partner, share = (part.to(self._device, non_blocking=True) for part in (changed.partner, changed.share))
+            losses = share * losses + (1 - share) * self._losses.to_train(logits, truth[partner])
         return Judged(losses, self._losses.scores(logits.detach(), truth))
 
     def judge(self, network: nn.Module, windows: Any, videos: Ints, keys: Keys) -> Judged:  # noqa: ARG002
         """The same of windows as they are."""
         frames, is_real = tensors_of(windows, self._device)
         logits = self._logits(network, to_float(frames), is_real)
-        truth = self._losses.truth(videos, torch.from_numpy(self._data.listed.classes[videos]).to(self._device))
+        truth = self._losses.truth(videos, torch.from_numpy(self._data.listed.classes[videos]))
         return Judged(self._losses.to_judge(logits, truth), self._losses.scores(logits, truth))
 
     def _logits(self, network: nn.Module, images: Tensor, is_real: Tensor) -> Tensor:
@@ -124,6 +124,7 @@ class Losses:
 
     def __init__(self, config: TrainConfig, data: TrainingSet, device: torch.device) -> None:
         self._config = config
+        self._device = device
         self._target = data.target
         self._targets: Tensor | None = None
         if self._target is not None and data.listed.targets is not None:
@@ -136,7 +137,9 @@ class Losses:
 
     def truth(self, videos: Any, classes: Tensor) -> Tensor:
         """What is true of windows (N,): `classes` themselves, or the targets of their `videos`, int64 (N,)."""
-        return classes if self._targets is None else self._targets[torch.from_numpy(videos).to(self._targets.device)]
+        if self._targets is None:
+            return classes.to(self._device, non_blocking=True)
+        return self._targets[torch.from_numpy(videos).to(self._device, non_blocking=True)]
 
     def to_train(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """The loss of each window, float32 (N,), with the weights and the smoothing of the settings."""

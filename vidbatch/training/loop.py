@@ -43,7 +43,7 @@ from vidbatch.training.restoring import Restoring
 from vidbatch.training.settings import TrainSettings
 from vidbatch.training.upscaling import Upscaling
 from vidbatch.training.videos import TrainingSet
-from vidbatch.windows import Keys, Windows, random_bits
+from vidbatch.windows import Ints, Keys, Windows, random_bits
 
 STATE_VERSION: Final = 1
 FIRST_SCALE: Final = 4096.0
@@ -190,21 +190,23 @@ class Loop:
         order = self._order(self.epoch)
         asked = self._loader.slices(self._asked(order))
         with contextlib.closing(asked):
-            sums = torch.zeros(3, dtype=torch.float64)
-            suspects: list[str] = []
+            sums = torch.zeros(3, dtype=torch.float64, device=self.worker.device)
+            losses: list[tuple[Ints, Tensor]] = []
             began = time.perf_counter()
-            for part in asked:
+            part = next(asked, None)
+            while part is not None:
                 with self._one_by_one(part.key.is_last):
-                    found, names = self._slice(part)
+                    found, of_rows = self._slice(part)
                 sums += found
-                suspects += names
-                if not part.key.is_last:
+                losses += of_rows
+                key, part = part.key, next(asked, None)  # gathered while a GPU is at work: a step waits for it
+                if not key.is_last:
                     continue
-                problem = self._step(sums, suspects, order, part.key.k, began)
+                problem = self._step(sums, losses, order, key.k, began)
                 if problem is not None:
                     return problem
                 sums.zero_()
-                suspects, began = [], time.perf_counter()
+                losses, began = [], time.perf_counter()
                 if self.k < self._steps_per_epoch:
                     report(self.steps[-1], self.state)
         return None
@@ -243,8 +245,11 @@ class Loop:
         with contextlib.nullcontext() if is_last else hold():
             yield
 
-    def _slice(self, part: Slice[_Asked]) -> tuple[Tensor, list[str]]:
-        """Add a slice's gradients; [sum of losses, windows, sum of scores], and the videos whose loss is no number."""
+    def _slice(self, part: Slice[_Asked]) -> tuple[Tensor, list[tuple[Ints, Tensor]]]:
+        """Add a slice's gradients; [sum of losses, windows, sum of scores], and the losses of its windows by row.
+
+        Nothing here waits for a GPU: its numbers stay there until the step is made.
+        """
         asked, config = part.key, self.config
         good = [place for place in range(len(part.windows)) if place not in part.failures]
         for place, why in part.failures.items():
@@ -260,29 +265,29 @@ class Loop:
         total = losses.sum() * (1.0 if counts else 0.0)
         self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if not counts:
-            return torch.zeros(3, dtype=torch.float64), []
-        names = [
-            self._name(row) for row, is_number in zip(rows, losses.isfinite().tolist(), strict=True) if not is_number
-        ]
-        sums = torch.stack([losses.detach().double().sum(), scores.double().sum()]).cpu()
-        return torch.stack([sums[0], torch.tensor(float(len(good)), dtype=torch.float64), sums[1]]), names
+            return torch.zeros(3, dtype=torch.float64, device=self.worker.device), []
+        losses = losses.detach()
+        sums = [losses.double().sum(), torch.ones_like(losses).double().sum(), scores.double().sum()]
+        return torch.stack(sums), [(rows, losses)]
 
-    def _step(self, sums: Tensor, suspects: list[str], order: Order, k: int, began: float) -> str | None:
+    def _step(self, sums: Tensor, losses: list[tuple[Ints, Tensor]], order: Order, k: int, began: float) -> str | None:
         """Let the optimizer use the gradients of the batch; says what is wrong if they are no numbers."""
-        loss_sum, num_windows, score_sum = self._summed(sums).tolist()
-        count = max(1.0, num_windows)
+        sums = self._summed(sums)
+        factor = self.worker.num_ranks / sums[1].clamp(min=1.0)  # DDP has divided the sum by the workers
         self._scaler.unscale_(self.optimizer)
         for weight in self._held if self.epoch < self.config.held_epochs else ():
             weight.grad = None
         for weight in self._weights:
             if weight.grad is not None:
-                weight.grad.mul_(self.worker.num_ranks / count)  # DDP has divided the sum by the workers
+                weight.grad.mul_(factor)
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
-        norm = float(nn.utils.clip_grad_norm_(self._weights, limit))
+        of_gradients = nn.utils.clip_grad_norm_(self._weights, limit).double().reshape(1)
+        loss_sum, num_windows, score_sum, norm = torch.cat([sums, of_gradients]).tolist()  # the one wait for a GPU
+        count = max(1.0, num_windows)
         batch = order.batch(k, self.config.batch_size)
         # The scaler leaves out a step whose gradients were too large for fp16, and takes a smaller scale.
         if not math.isfinite(loss_sum) or not (math.isfinite(norm) or self._scaler.is_enabled()):
-            return self._divergence(loss_sum, suspects, batch)
+            return self._divergence(loss_sum, losses, batch)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad()
@@ -306,8 +311,14 @@ class Loop:
         self.k = k + 1
         return None
 
-    def _divergence(self, loss_sum: float, suspects: list[str], batch: Order) -> str:
-        names = [name for of_rank in self._gathered(suspects) for name in of_rank]
+    def _divergence(self, loss_sum: float, losses: list[tuple[Ints, Tensor]], batch: Order) -> str:
+        mine = [
+            self._name(row)
+            for rows, of_rows in losses
+            for row, is_number in zip(rows, of_rows.isfinite().tolist(), strict=True)
+            if not is_number
+        ]
+        names = [name for of_rank in self._gathered(mine) for name in of_rank]
         where = f"step {self.step} (epoch {self.epoch})"
         if names:
             return f"the loss is no number in {where}, first at {names[0]}"
@@ -345,7 +356,7 @@ class Loop:
         mine = windows.take(rows)
         wanted = self._wanted(mine, mine.centred())
         network = self.kept.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.worker.device)
         starts = range(0, len(wanted), size)
         for part in self._loader.slices((start, wanted[start : start + size]) for start in starts):
             good = [place for place in range(len(part.windows)) if place not in part.failures]
@@ -355,20 +366,16 @@ class Loop:
                 continue
             here = slice(part.key, part.key + size)
             losses, scores = self.objective.judge(network, part.of(good), mine.video[here][good], mine.key[here][good])
-            sums += torch.stack(
-                [losses.double().sum(), torch.ones_like(losses).double().sum(), scores.double().sum()]
-            ).cpu()
+            sums += torch.stack([losses.double().sum(), torch.ones_like(losses).double().sum(), scores.double().sum()])
         found: list[float] = self._summed(sums).tolist()
         return found
 
     # --- over all workers -------------------------------------------------------------------------------------------
 
     def _summed(self, values: Tensor) -> Tensor:
-        if self.worker.num_ranks == 1:
-            return values
-        total = values.to(self.worker.device)
-        dist.all_reduce(total)
-        return total.cpu()
+        if self.worker.num_ranks > 1:
+            dist.all_reduce(values)
+        return values
 
     def _gathered(self, value: Any) -> list[Any]:
         """What every worker has, in order of rank."""
