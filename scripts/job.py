@@ -15,7 +15,10 @@ import zipfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPES = ("label.py", "enhance.py", "train.py", "train_denoise.py", "train_artefacts.py", "train_colour.py")
+RECIPES = (
+    "label.py", "enhance.py", "train.py", "train_denoise.py", "train_artefacts.py", "train_colour.py",
+    "train_interpolate.py",
+)  # fmt: skip
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "vidbatch")
 
 

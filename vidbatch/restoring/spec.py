@@ -22,11 +22,16 @@ from vidbatch.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["denoise", "artefacts", "colour"]
+Kind = Literal["denoise", "artefacts", "colour", "interpolate"]
 SHIPPED: Final = "vidbatch:"
 """What the place of a network that comes with vidbatch begins with: it lies elsewhere on every machine."""
 _WEIGHTS: Final = Path(__file__).parent / "weights"
-_WIDTHS: Final[dict[str, tuple[int, ...]]] = {"denoise": (32, 64, 96), "artefacts": (32, 64, 96), "colour": (32,)}
+_WIDTHS: Final[dict[str, tuple[int, ...]]] = {
+    "denoise": (32, 64, 96),
+    "artefacts": (32, 64, 96),
+    "colour": (32,),
+    "interpolate": (16, 48, 64),
+}
 
 
 class EnhancerSpec(BaseModel):
@@ -37,9 +42,9 @@ class EnhancerSpec(BaseModel):
     format: Literal["vidbatch-enhancer-1"] = "vidbatch-enhancer-1"
     kind: Kind
     num_frames: int = Field(ge=1, le=33)
-    """Frames that are looked at; the middle one is enhanced."""
+    """Frames that are looked at; the middle one is enhanced, or one between two is made."""
     widths: tuple[int, ...]
-    """Channels; see denoiser.Denoiser and levels.Levels."""
+    """Channels; see denoiser.Denoiser, levels.Levels and interpolator.Interpolator."""
     trained: dict[str, Any] = {}
     """Settings and figures of the training, for people."""
 
@@ -60,10 +65,13 @@ class EnhancerSpec(BaseModel):
         import torch
 
         from vidbatch.restoring.denoiser import Denoiser
+        from vidbatch.restoring.interpolator import Interpolator
         from vidbatch.restoring.levels import Levels
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.kind == "interpolate":
+                return Interpolator(self.widths)
             return Levels(*self.widths) if self.kind == "colour" else Denoiser(self.num_frames, self.widths)
 
 
