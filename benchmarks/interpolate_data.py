@@ -2,7 +2,8 @@
 
 It shares no film and no photograph with the clips that benchmarks/interpolate.py judges by, which are real recordings.
 Half of it and more are scenes of layers: a camera moves over a photograph, and before it things cut out of other
-photographs move by themselves, up to 25 pixels a frame, so that there is something to be seen behind what has passed.
+photographs move by themselves, up to 25 pixels a frame, so that there is something to be seen behind what has passed;
+neither goes straight on, as hands and what is alive do not.
 The rest is of trailers, each or every second frame. All are 480x272, 24 frames a second, and as real recordings are:
 some with noise, some blurred by motion, behind x264 at a constant rate factor of 10 to 24.
 
@@ -41,7 +42,7 @@ Matrix = npt.NDArray[np.float64]
 VERSION: Final = 1
 """Raised when the same seed gives another archive."""
 NUM_FRAMES: Final = 10
-SCENES_A_PHOTOGRAPH: Final = 3
+SCENES_A_PHOTOGRAPH: Final = 2
 CUT: Final = 30.0
 """Mean difference, in levels, of neighbours of which one begins a scene."""
 LEAST: Final = 1.0
@@ -75,12 +76,15 @@ class Layer(NamedTuple):
     """Pixels a frame, a frame."""
     centre: Matrix
     """Where its centre is in the middle of the piece."""
+    wobble: Matrix
+    """What is added to that in each frame, (NUM_FRAMES, 2)."""
 
     def drawn(self, below: Any, time: float) -> Any:
         """A picture (HEIGHT, WIDTH, 3) with this before it; `time` in frames from the middle."""
         height, width = self.picture.shape[:2]
         size, angle = math.exp(self.growth * time), self.turn * time
-        x, y = self.centre + self.velocity * time + self.bend * time * time / 2
+        added = [np.interp(time + NUM_FRAMES / 2, np.arange(NUM_FRAMES), each) for each in self.wobble.T]
+        x, y = self.centre + self.velocity * time + self.bend * time * time / 2 + added
         cos, sin = size * math.cos(angle), size * math.sin(angle)
         matrix = np.array(
             [
@@ -121,9 +125,22 @@ def speed(rng: np.random.Generator, most: float) -> Matrix:
     return length * np.array([math.cos(angle), math.sin(angle)])
 
 
+def wobble(rng: np.random.Generator, share: float, most: float) -> Matrix:
+    """Way (NUM_FRAMES, 2) of what a hand holds, or of what goes where it likes; a share of all do not stand still."""
+    way = np.zeros((NUM_FRAMES, 2))
+    if rng.random() < share:
+        push, velocity = math.exp(rng.uniform(math.log(0.05), math.log(most))), np.zeros(2)
+        for number in range(1, NUM_FRAMES):
+            velocity = 0.85 * velocity + rng.normal(0, push, 2)
+            way[number] = way[number - 1] + velocity
+    if rng.random() < share / 3:
+        way += rng.normal(0, rng.uniform(0.05, 0.5), way.shape)
+    return way
+
+
 def scene(piece: Piece, rng: np.random.Generator) -> Pixels:
     """Frames uint8 (NUM_FRAMES, HEIGHT, WIDTH, 3) of layers."""
-    camera = speed(rng, 20.0)
+    camera, hand = speed(rng, 20.0), wobble(rng, 0.6, 2.5)
     whole = [photograph(path) for path in piece.paths]
     behind = scaled(whole[0], rng.uniform(1.1, 2.2) * max(WIDTH / whole[0].width, HEIGHT / whole[0].height))
     layers = [
@@ -132,17 +149,19 @@ def scene(piece: Piece, rng: np.random.Generator) -> Pixels:
             camera,
             rng.choice([0, 0.003, 0.012]) * rng.uniform(-1, 1),
             rng.choice([0, 0.002, 0.012]) * rng.uniform(-1, 1),
-            rng.normal(0, 0.05, 2) * np.linalg.norm(camera),
+            rng.normal(0, 0.08, 2) * np.linalg.norm(camera),
             np.array([WIDTH, HEIGHT]) / 2,
+            hand,
         )
     ]
     for picture in whole[1:]:
         moving = camera * rng.choice([0.0, 1.0, 1.3]) + speed(rng, 14.0)
         moving *= min(1.0, 25 / max(1e-6, float(np.linalg.norm(moving))))
-        bend = rng.normal(0, 0.05, 2) * np.linalg.norm(moving)
+        bend = rng.normal(0, 0.08, 2) * np.linalg.norm(moving)
         turn, growth = rng.choice([0, 0.01, 0.04]) * rng.uniform(-1, 1), rng.choice([0, 0.01]) * rng.uniform(-1, 1)
         centre = rng.uniform(0.1, 0.9, 2) * np.array([WIDTH, HEIGHT])
-        layers.append(Layer(cut_out(picture, rng), moving, turn, growth, bend, centre))
+        own = hand + wobble(rng, 0.4, 1.0)
+        layers.append(Layer(cut_out(picture, rng), moving, turn, growth, bend, centre, own))
     shutter = rng.uniform(0.2, 0.6) if rng.random() < 0.3 else 0.0
     light = rng.normal(0, 0.01) if rng.random() < 0.2 else 0.0
     frames = []

@@ -19,7 +19,7 @@ SETTINGS = {
     "--crops-per-window": "2",
     "--batch-size": "16",
     "--slice-size": "16",
-    "--num-frames": "5",
+    "--num-frames": "7",
     "--places": "4",
     "--epochs": "150",
     "--learning-rate": "1e-3",

@@ -67,18 +67,30 @@ def test_flows_lead_to_the_left_and_down_as_their_signs_say() -> None:
 def test_what_moves_is_drawn_where_it_is_at_that_time(time: float) -> None:
     """Out of frames 0 and 4 of a steady movement, the one between comes, by far better than by blending."""
     frames = moving(5)
-    flows = torch.from_numpy(flow.both_ways(frames[0, ..., 0].copy(), frames[4, ..., 0].copy()))[None]
+    flows = torch.from_numpy(flow.between(None, frames[0, ..., 0].copy(), frames[4, ..., 0].copy(), None))[None]
     first, last, wanted = cells_of(frames[[0]]), cells_of(frames[[4]]), cells_of(frames[[round(4 * time)]])
     made = beginning(torch.stack([first, last], dim=1), flows, torch.tensor([time]))
     assert psnr(made, wanted) > 35
     assert psnr(made, wanted) > psnr(torch.lerp(first, last, time), wanted) + 10
 
 
+def test_what_speeds_up_is_told_by_the_frames_around() -> None:
+    """Of what gets faster all the time, an untrained network, which believes that by half, draws more than DIS does."""
+    places = [1.5 * number**2 / 2 for number in range(-3, 4)]
+    frames = np.concatenate([moving(2, speed=place)[1:] for place in places])
+    flows = torch.from_numpy(flow.between(*(frames[at, ..., 0].copy() for at in (0, 2, 4, 6))))[None]
+    seen, times = cells_of(frames[[2, 4]])[None], torch.tensor([0.5])
+    with torch.inference_mode():
+        made = Interpolator((8, 8, 8)).eval()(seen, flows, times).picture
+    wanted = cells_of(frames[[3]])
+    assert psnr(made, wanted) > psnr(beginning(seen, flows, times), wanted) + 3
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (70, 54), (16, 10)])
 def test_the_network_begins_as_what_the_flows_draw(height: int, width: int) -> None:
     """Whatever the size, an untrained network is as good as the flows it gets."""
     frames = cells_of(moving(3, height, width))[None]
-    flows = torch.full((1, 2, 2, height // 2, width // 2), 0.7)
+    flows = torch.tensor([0.7, -0.7, -0.7, 0.7]).view(1, 4, 1, 1, 1).expand(1, 4, 2, height // 2, width // 2)
     network = Interpolator((8, 8, 8)).eval()
     with torch.inference_mode():
         made = network(frames[:, [0, 2]], flows, torch.tensor([0.5]))

@@ -25,20 +25,31 @@ def check_opencv(what: str) -> None:
         raise ConfigError(f"{what} needs OpenCV: pip install 'vidbatch[opencv]'")
 
 
-def both_ways(first: Plane, last: Plane) -> npt.NDArray[np.float32]:
-    """Flows (2, 2, height/2, width/2) of luma (height, width), even sides: from first to last, then back; x, then y.
+def between(before: Plane | None, first: Plane, last: Plane, after: Plane | None) -> npt.NDArray[np.float32]:
+    """Flows (4, 2, height/2, width/2) of luma (height, width), even sides: all that an Interpolator takes.
 
-    In pixels of the halved picture: what is at (y, x) of one is at (y + flow[1], x + flow[0]) of the other.
+    From first to last, from last to first, from first to the frame before, and from last to the one after: what these
+    say of how things speed up. Where there is none, things are said to go on as they do.
+    """
+    there, back = one_way(first, last), one_way(last, first)
+    ago = -there if before is None else one_way(first, before)
+    onwards = -back if after is None else one_way(last, after)
+    return np.stack([there, back, ago, onwards])
+
+
+def one_way(first: Plane, last: Plane) -> npt.NDArray[np.float32]:
+    """Flow (2, height/2, width/2), x, then y, in pixels of the halved picture.
+
+    What is at (y, x) of the first is at (y + flow[1], x + flow[0]) of the last.
     """
     import cv2
 
     cv2.setNumThreads(1)  # how many there are changes what is found
     height, width = (side // 2 for side in first.shape)
     if min(height, width) < SMALLEST:
-        return np.zeros((2, 2, height, width), np.float32)
+        return np.zeros((2, height, width), np.float32)
     one, other = (cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in (first, last))
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
-    start = np.zeros((height, width, 2), np.float32)
-    flows = np.stack([dis.calc(one, other, start.copy()), dis.calc(other, one, start.copy())])
-    return np.ascontiguousarray(flows.transpose(0, 3, 1, 2))
+    found = dis.calc(one, other, np.zeros((height, width, 2), np.float32))
+    return np.ascontiguousarray(found.transpose(2, 0, 1), np.float32)

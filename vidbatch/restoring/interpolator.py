@@ -4,9 +4,10 @@
     frames ──> drawn from both along these flows ──> which of both or their blend, value by value, and what to add
 
 It begins as what it builds on: the blend of what both frames are along DIS flows (flow.py), because the last layer of
-each part begins as zeros. Frames are cells of 2 x 2 pixels: four samples of luma, one of either chroma. The flows of
-two frames are laid at a time after Niklaus and Liu, "Softmax splatting for video frame interpolation" (2020), the
-parts after Huang et al., "Real-time intermediate flow estimation" (2022).
+each part begins as zeros; things that speed up are believed by half. Frames are cells of 2 x 2 pixels: four samples of
+luma, one of either chroma. The flows of two frames are laid at a time after Niklaus and Liu, "Softmax splatting for
+video frame interpolation" (2020), how things speed up is told by the frames around both after Xu et al., "Quadratic
+video interpolation" (2019), and the parts are after Huang et al., "Real-time intermediate flow estimation" (2022).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _STRICTNESS: Final = 25.0
 """How little a flow counts that leads to something else: exp of minus so much a unit of difference."""
 _UNLIKELY: Final = -6.0
 """Log of what things that do not move at all are trusted before anything was learnt, and a mere blend."""
+_BEND: Final = 0.5
+"""Share of what things speed up by that is believed before anything was learnt."""
 _UNIT: Final = 16.0
 """Pixels of flow that the network sees as 1."""
 
@@ -45,6 +48,8 @@ class Between(NamedTuple):
 
     motion: Tensor
     """From the first frame to the last (N, 2, 2, h, w): as the flow forward has it, as the one back has it."""
+    bend: Tensor
+    """How much faster things get from one frame to the next, likewise."""
     trust: Tensor
     """(N, 2, h, w): how much of either flow led there, and to the same thing; 0 where nothing does."""
 
@@ -100,19 +105,19 @@ def splat(values: Tensor, weights: Tensor, flow: Tensor) -> Tensor:
 
 
 def between(pictures: Tensor, flows: Tensor, times: Tensor) -> Between:
-    """Where things are at a time. Args: thumbnails (N, 2, 3, h, w), flows (N, 2, 2, h, w), times (N, 1, 1, 1)."""
+    """Where things are at a time. Args: thumbnails (N, 2, 3, h, w), flows (N, 4, 2, h, w), times (N, 1, 1, 1)."""
     found = []
     for at, since in ((0, times), (1, 1 - times)):
         flow = flows[:, at]
         wrong = (warped(pictures[:, 1 - at], flow) - pictures[:, at]).abs().mean(1, keepdim=True)
         weights = (-_STRICTNESS * wrong).exp() + 1e-3
-        motion = flow if at == 0 else -flow
+        motion = torch.cat([flow if at == 0 else -flow, flow + flows[:, 2 + at]], dim=1)
         found.append((motion, splat(motion, weights, since * flow)))
     (forward, laid), (back, laid_back) = found
     # Where one flow leaves a hole the other may not; where both do, what is there anyway has to do.
-    spare = (laid[:, :2] + laid_back[:, :2] + 0.01 * (forward + back) / 2) / (laid[:, 2:] + laid_back[:, 2:] + 0.01)
-    both = [(each[:, :2] + 0.05 * spare) / (each[:, 2:] + 0.05) for each in (laid, laid_back)]
-    return Between(torch.stack(both, dim=1), torch.cat([laid[:, 2:], laid_back[:, 2:]], dim=1))
+    spare = (laid[:, :4] + laid_back[:, :4] + 0.01 * (forward + back) / 2) / (laid[:, 4:] + laid_back[:, 4:] + 0.01)
+    both = torch.stack([(each[:, :4] + 0.05 * spare) / (each[:, 4:] + 0.05) for each in (laid, laid_back)], dim=1)
+    return Between(both[:, :, :2], both[:, :, 2:], torch.cat([laid[:, 4:], laid_back[:, 4:]], dim=1))
 
 
 def beginning(frames: Tensor, flows: Tensor, times: Tensor) -> Tensor:
@@ -120,8 +125,8 @@ def beginning(frames: Tensor, flows: Tensor, times: Tensor) -> Tensor:
     times = times.view(-1, 1, 1, 1)
     frames, flows, (height, width) = _padded(frames, flows)
     pictures = _paired(thumbnails(frames.flatten(0, 1)))
-    known = between(pictures, _paired(functional.avg_pool2d(flows.flatten(0, 1), 2)) / 2, times)
-    motion = _mixed(known)
+    known = between(pictures, _halved(flows), times)
+    motion = _mixed(_shares(known, 0.0), known.motion)
     to_first, to_last = twice(-times * motion), twice((1 - times) * motion)
     drawn = (1 - times) * drawn_from(frames[:, 0], to_first) + times * drawn_from(frames[:, 1], to_last)
     return drawn[..., :height, :width]
@@ -133,12 +138,21 @@ def drawn_from(frame: Tensor, flow: Tensor) -> Tensor:
     return to_cells(warped(luma, twice(flow)), warped(chroma, flow))
 
 
-def _mixed(known: Between, leaning: Tensor | None = None) -> Tensor:
-    """One motion (N, 2, h, w) of two and of none, by trust and what a network adds to it (N, 3, h, w)."""
+def _shares(known: Between, leaning: Tensor | float) -> Tensor:
+    """Of either motion and of none (N, 3, h, w), by trust and by what a network adds to it, likewise."""
     trust = (known.trust + 0.05).log()
     trust = torch.cat([trust, torch.full_like(trust[:, :1], _UNLIKELY)], dim=1)
-    share = (trust if leaning is None else trust + leaning).softmax(1)
-    return share[:, :1] * known.motion[:, 0] + share[:, 1:2] * known.motion[:, 1]
+    return (trust + leaning).softmax(1)
+
+
+def _mixed(shares: Tensor, both: Tensor) -> Tensor:
+    """One value (N, 2, h, w) of those of either motion (N, 2, 2, h, w)."""
+    return shares[:, :1] * both[:, 0] + shares[:, 1:2] * both[:, 1]
+
+
+def _halved(flows: Tensor) -> Tensor:
+    """Flows (N, 4, 2, h, w) at half their resolution, in its pixels."""
+    return functional.avg_pool2d(flows.flatten(1, 2), 2).reshape(len(flows), 4, 2, flows.shape[-2] // 2, -1) / 2
 
 
 def _fused(drawn: tuple[Tensor, Tensor, Tensor], fusion: Tensor, change: Tensor) -> Tensor:
@@ -163,7 +177,8 @@ def _padded(frames: Tensor, flows: Tensor) -> tuple[Tensor, Tensor, tuple[int, i
     more = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
     if any(more):
         frames = _paired(functional.pad(frames.flatten(0, 1), more, mode="replicate"))
-        flows = _paired(functional.pad(flows.flatten(0, 1), more, mode="replicate"))
+        flows = functional.pad(flows.flatten(1, 2), more, mode="replicate")
+        flows = flows.reshape(len(flows), 4, 2, *flows.shape[-2:])
     return frames, flows, (height, width)
 
 
@@ -187,15 +202,15 @@ def _larger(values: Tensor) -> Tensor:
 
 
 class _Coarse(nn.Module):
-    """Pictures along both motions in, at 1/4; four values of flow, three of leaning and one of fusion out."""
+    """Pictures along both motions in, at 1/4; four values of flow, three of leaning, bend and fusion out."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         wide = width * 3 // 2
-        self.begin = nn.Sequential(_Conv(25 * 4, width), _Conv(width, width))
+        self.begin = nn.Sequential(_Conv(29 * 4, width), _Conv(width, width))
         self.down = nn.Sequential(_Conv(width, wide, 2), _Conv(wide, wide), _Conv(wide, wide))
         self.up = _Conv(wide, width)
-        self.end = nn.Sequential(_Conv(2 * width, width), _last(width, 8 * 4))
+        self.end = nn.Sequential(_Conv(2 * width, width), _last(width, 9 * 4))
 
     def forward(self, seen: Tensor) -> Tensor:
         fine = self.begin(functional.pixel_unshuffle(seen, 2))
@@ -240,8 +255,8 @@ class Interpolator(nn.Module):
     def forward(self, frames: Tensor, flows: Tensor, times: Tensor) -> Interpolated:
         """The pictures between.
 
-        Args: frames: cells (N, 2, 6, h, w), 0 to 1; flows (N, 2, 2, h, w) between them, both ways, as flow.both_ways
-        has them; times (N,), between 0 (the first frame) and 1.
+        Args: frames: cells (N, 2, 6, h, w), 0 to 1; flows (N, 4, 2, h, w) as flow.between has them; times (N,),
+        between 0 (the first frame) and 1.
         """
         times = times.view(-1, 1, 1, 1)
         frames, flows, (height, width) = _padded(frames, flows)
@@ -261,17 +276,19 @@ class Interpolator(nn.Module):
         frames = torch.cat([first, last])
         pictures = thumbnails(frames)
         one, other = pictures.chunk(2)
-        halved = _paired(functional.avg_pool2d(flows.flatten(0, 1), 2)) / 2
-        known = between(torch.stack([one, other], dim=1), halved, times)
+        known = between(torch.stack([one, other], dim=1), _halved(flows), times)
         before, after = -times, 1 - times
         seen = [warped(one, before * motion) for motion in known.motion.unbind(1)]
         seen += [warped(other, after * motion) for motion in known.motion.unbind(1)]
         place = times.expand(n, 1, *one.shape[-2:])
-        seen += [one, other, known.motion.flatten(1, 2) / _UNIT, known.trust, place]
+        seen += [one, other, known.motion.flatten(1, 2) / _UNIT, known.bend.flatten(1, 2) / (_UNIT / 8)]
+        seen += [known.trust, place]
         found = self.coarse(torch.cat(seen, dim=1)).float()
-        motion = _mixed(known, found[:, 4:7])
-        to_first, to_last = before * motion + found[:, :2], after * motion + found[:, 2:4]
-        fusion = found[:, 7:8] + (after / times).log()
+        shares = _shares(known, found[:, 4:7])
+        motion = _mixed(shares, known.motion)
+        bend = (times * after / 2) * (_BEND + found[:, 7:8]) * _mixed(shares, known.bend)
+        to_first, to_last = before * motion + bend + found[:, :2], after * motion + bend + found[:, 2:4]
+        fusion = found[:, 8:9] + (after / times).log()
         features = self.features(frames).float()
         seen = [warped(torch.cat([pictures[:n], features[:n]], dim=1), to_first)]
         seen += [warped(torch.cat([pictures[n:], features[n:]], dim=1), to_last)]

@@ -1,8 +1,9 @@
 """Windows of frames in; a loss and a PSNR of pictures between two of them out: what learns to interpolate.
 
-Out of each window two frames are taken and one between them, half the time neighbours, and how everything moves between
-the two is found in whole frames (restoring/flow.py), by as many threads as there are windows: on CPUs, about 15 ms a
-window of 480x272. Squares are then cut out, mirrored and turned back in time at random, as the window's key has it.
+Out of each window two frames are taken and one between them, most often neighbours, and how everything moves between
+the two, and from both outwards where the window has frames there, is found in whole frames (restoring/flow.py), by as
+many threads as there are windows: about 30 ms a window of 480x272. Squares are then cut out, mirrored and turned back
+in time at random, as the window's key has it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from vidbatch.windows import Ints, Keys, random_bits
 
 _NUM_LUMA: Final = 4
 """Values of a cell that are luma."""
-_NEIGHBOURS: Final = 0.5
+_NEIGHBOURS: Final = 0.6
 """Share of the windows of which a frame is made out of its neighbours; of the rest, any frame between any two."""
+_LONGEST: Final = 4
+"""Frames from one to the next of those that a frame is made of, at most."""
 _DRAWN_WEIGHT: Final = 0.25
 """Of the loss of what is drawn along the flows, before anything is added: so that flows are learnt, too."""
 
@@ -37,7 +40,7 @@ class _Sample(NamedTuple):
     frames: Tensor
     """uint8 (crops, 3, crop, crop, 3): first, last, and the one between."""
     flows: Tensor
-    """float32 (crops, 2, 2, crop/2, crop/2)"""
+    """float32 (crops, 4, 2, crop/2, crop/2)"""
     times: Tensor
     """(crops,)"""
 
@@ -101,7 +104,10 @@ class Interpolating(Restoring):
         generator = Generator().manual_seed(int(seed) % 2**63)
         first, middle, last = _places(len(window), torch.rand(4, generator=generator).tolist())
         frames = np.ascontiguousarray(window[[first, last, middle]])
-        whole = torch.from_numpy(flow.both_ways(*(_luma(frame) for frame in frames[:2])))
+        gap, one, other = last - first, _luma(frames[0]), _luma(frames[1])
+        before = _luma(window[first - gap]) if first >= gap else None
+        after = _luma(window[last + gap]) if last + gap < len(window) else None
+        whole = torch.from_numpy(flow.between(before, one, other, after))
         pictures = torch.from_numpy(frames)
         height, width = pictures.shape[1:3]
         squares = []
@@ -120,8 +126,12 @@ class Interpolating(Restoring):
 
 def _places(length: int, numbers: list[float]) -> tuple[int, int, int]:
     """First, middle and last of the frames of a window that are used."""
-    gap = 2 if numbers[0] < _NEIGHBOURS else 2 + int(numbers[1] * (length - 2))
-    first = int(numbers[2] * (length - gap))
+    if numbers[0] < _NEIGHBOURS:
+        gap, spare = 2, (length - 7) // 2  # with a frame before and one after, if there is room
+        first = 2 + int(numbers[2] * (2 * spare + 1)) if spare >= 0 else int(numbers[2] * (length - 2))
+    else:
+        gap = 2 + int(numbers[1] * (min(_LONGEST, length - 1) - 1))
+        first = int(numbers[2] * (length - gap))
     return first, first + 1 + int(numbers[3] * (gap - 1)), first + gap
 
 
@@ -136,7 +146,7 @@ def _turned(frames: Tensor, flows: Tensor, time: float, does: list[bool]) -> tup
     if does[2]:
         frames, flows = frames.transpose(1, 2), flows.transpose(-1, -2).flip(1)
     if does[3]:
-        frames, flows, time = frames[[1, 0, 2]], flows.flip(0), 1 - time
+        frames, flows, time = frames[[1, 0, 2]], flows[[1, 0, 3, 2]], 1 - time
     return frames, flows, torch.tensor(time)
 
 
