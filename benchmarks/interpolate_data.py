@@ -42,7 +42,7 @@ Matrix = npt.NDArray[np.float64]
 VERSION: Final = 1
 """Raised when the same seed gives another archive."""
 NUM_FRAMES: Final = 10
-SCENES_A_PHOTOGRAPH: Final = 2
+SCENES_A_PHOTOGRAPH: Final = 3
 CUT: Final = 30.0
 """Mean difference, in levels, of neighbours of which one begins a scene."""
 LEAST: Final = 1.0
