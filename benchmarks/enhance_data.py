@@ -200,7 +200,7 @@ def training_archives(seed: int = 0) -> Path:
     def fill(folder: Path) -> None:
         for name in ("noise", "codec"):
             (folder / name).mkdir()
-        _make_all(make, pieces(seed), folder)
+        make_all(make, pieces(seed), folder)
 
     return built(f"enhance_v{VERSION}_seed{seed}", fill)
 
@@ -209,13 +209,12 @@ def colour_archive(seed: int = 0) -> Path:
     """The folder of what colours are learnt from, likewise."""
     return built(
         f"enhance_colour_v{VERSION}_seed{seed}",
-        lambda folder: _make_all(
-            make_small, itertools.chain(pieces(seed), pieces_of(more_photographs(), seed)), folder
-        ),
+        lambda folder: make_all(make_small, itertools.chain(pieces(seed), pieces_of(more_photographs(), seed)), folder),
     )
 
 
-def _make_all(make_one: Callable[[Piece, str], None], wanted: Iterable[Piece], folder: Path) -> None:
+def make_all(make_one: Callable[[Any, str], None], wanted: Iterable[Any], folder: Path) -> None:
+    """Files of all pieces, by all CPUs."""
     todo = list(wanted)
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
         list(pool.map(make_one, todo, [os.fspath(folder)] * len(todo)))

@@ -22,6 +22,7 @@ RECIPES = (
     "train_denoise.py",
     "train_artefacts.py",
     "train_colour.py",
+    "train_interpolate.py",
     "train_upscale.py",
 )
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "vidbatch")

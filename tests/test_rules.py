@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "torch": {"models", "classify", "yuv", "transforms", "restoring", "training", "enhancing"},
     "torchvision": {"models", "transforms"},
     "timm": {"models"},
-    "cv2": {"enhancing"},
+    "cv2": {"restoring", "enhancing"},
     "sklearn": {"evaluation"},
     "matplotlib": {"evaluation"},
     "s3fs": {"storage"},

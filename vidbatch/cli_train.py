@@ -69,12 +69,13 @@ def _train(config: TrainSettings, as_json: bool) -> TrainResult | None:
 @click.command("train-enhancer")
 @settings_flags(RestoreConfig)
 def train_enhancer(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
-    """Train a network for `vidbatch enhance`: against noise, against the artefacts of codecs, for colours, to upscale.
+    """Train a network for `vidbatch enhance`: noise, artefacts of codecs, colours, larger frames or ones in between.
 
     \b
     vidbatch train-enhancer good/ --output network/ --kind denoise      any good videos: they are spoilt on the way
     vidbatch train-enhancer pairs/ --output network/ --kind artefacts --pairs --frame-size 720x640
     vidbatch train-enhancer good/ --output network/ --kind upscale --num-frames 1
+    vidbatch train-enhancer good/ --output network/ --kind interpolate
     vidbatch enhance videos/ --output better/ --denoise network/
 
     Killed or stopped? Run the same command again: it goes on at the last checkpoint.

@@ -3,6 +3,8 @@
     planes.py     pictures as the networks see them: YUV 4:2:0 in cells of 4 x 4 pixels
     denoiser.py   frames around one in, that one without noise or compression artefacts out
     levels.py     a small picture in, levels and gamma of each channel out, and what applies them
+    interpolator.py  two frames and how they move in, the picture at a time between them out
+    flow.py       how they move: OpenCV's DIS flow
     degrade.py    good pictures in, spoilt ones out: what the networks learn to undo
     spec.py       settings of a network, and the folder of weights and config.json that it is kept in
 

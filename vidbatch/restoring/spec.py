@@ -22,7 +22,7 @@ from vidbatch.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-Kind = Literal["denoise", "artefacts", "colour", "upscale"]
+Kind = Literal["denoise", "artefacts", "colour", "interpolate", "upscale"]
 SHIPPED: Final = "vidbatch:"
 """What the place of a network that comes with vidbatch begins with: it lies elsewhere on every machine."""
 _WEIGHTS: Final = Path(__file__).parent / "weights"
@@ -30,6 +30,7 @@ _WIDTHS: Final[dict[str, tuple[int, ...]]] = {
     "denoise": (32, 48, 96),
     "artefacts": (32, 48, 96),
     "colour": (32,),
+    "interpolate": (16, 48, 64),
     "upscale": (32,),
 }
 
@@ -42,9 +43,9 @@ class EnhancerSpec(BaseModel):
     format: Literal["vidbatch-enhancer-1"] = "vidbatch-enhancer-1"
     kind: Kind
     num_frames: int = Field(ge=1, le=33)
-    """Frames that are looked at; the middle one is enhanced."""
+    """Frames that are looked at; the middle one is enhanced, or one between two is made."""
     widths: tuple[int, ...]
-    """Channels; see denoiser.Denoiser, levels.Levels and upscaler.Upscaler."""
+    """Channels; see denoiser.Denoiser, levels.Levels, interpolator.Interpolator and upscaler.Upscaler."""
     trained: dict[str, Any] = {}
     """Settings and figures of the training, for people."""
 
@@ -65,6 +66,7 @@ class EnhancerSpec(BaseModel):
         import torch
 
         from vidbatch.restoring.denoiser import Denoiser
+        from vidbatch.restoring.interpolator import Interpolator
         from vidbatch.restoring.levels import Levels
         from vidbatch.restoring.upscaler import Upscaler
 
@@ -72,6 +74,8 @@ class EnhancerSpec(BaseModel):
             torch.manual_seed(seed)
             if self.kind == "upscale":
                 return Upscaler(*self.widths)
+            if self.kind == "interpolate":
+                return Interpolator(self.widths)
             return Levels(*self.widths) if self.kind == "colour" else Denoiser(self.num_frames, self.widths)
 
 

@@ -35,6 +35,7 @@ from vidbatch.epochs import (
 )
 from vidbatch.training.classifying import Classifying
 from vidbatch.training.config import TrainConfig
+from vidbatch.training.interpolating import Interpolating
 from vidbatch.training.loader import Loader, Slice, Wanted
 from vidbatch.training.objective import Objective
 from vidbatch.training.optimise import Schedule, held_weights, make_average, make_optimizer
@@ -70,7 +71,8 @@ def make_objective(
     if isinstance(config, TrainConfig):
         return Classifying(config, data, device, weights)
     assert isinstance(config, RestoreConfig)
-    return (Upscaling if config.kind == "upscale" else Restoring)(config, device, weights)
+    kinds = {"interpolate": Interpolating, "upscale": Upscaling}
+    return kinds.get(config.kind, Restoring)(config, device, weights)
 
 
 class _Asked(NamedTuple):

@@ -1,7 +1,7 @@
 """What the training loop has to know of what is trained: a network, and what windows say of it.
 
 The loop (loop.py) knows orders, gradients, workers and checkpoints; an objective knows what a window means. There are
-two: classifying.py and restoring.py.
+three: classifying.py, restoring.py and interpolating.py.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ class RestoreConfig(TrainSettings):
         description="Folders, globs, manifests or tar shards of good videos; local, s3:// or http(s)://.",
     )
     output: str = Field(min_length=1, description="Directory or s3:// prefix of the network, curves and checkpoints.")
-    kind: Kind = Field("denoise", description="What is learnt: denoise, artefacts (of codecs), colour or upscale.")
+    kind: Kind = Field(
+        "denoise", description="What is learnt: denoise, artefacts (those of codecs), colour, interpolate or upscale."
+    )
     pairs: bool = Field(
         False,
         description="The upper half of each frame is good, the lower half is the same, spoilt; halves that are equal "
@@ -38,10 +40,16 @@ class RestoreConfig(TrainSettings):
         "better counts as much as any other) or root (of its root mean squared error: between psnr and l1).",
     )
     widths: tuple[int, ...] | None = Field(
-        None, description="Channels of the network: three for denoise and artefacts, one for colour and upscale."
+        None, description="Channels of the network: one for colour and upscale, three for all others."
     )
     start_from: str | None = Field(None, description="A network of the same kind to start from: its folder or prefix.")
-    num_frames: int = Field(5, ge=1, le=33, description="Frames that the network sees; the middle one is enhanced.")
+    num_frames: int = Field(
+        5,
+        ge=1,
+        le=33,
+        description="Frames that the network sees; the middle one is enhanced. For interpolate: frames of a window, "
+        "out of which two are seen, and one between them is made.",
+    )
     fps: float = Field(24.0, gt=0, le=1000, description="Frames a second of a window.")
     short: Literal["pad", "drop"] = Field("drop", description="What happens to videos shorter than a window.")
     frame_size: tuple[int, int] = Field((360, 640), description="HEIGHTxWIDTH of frames, pixels.")
@@ -70,7 +78,12 @@ class RestoreConfig(TrainSettings):
             raise ValueError(
                 f"num_frames: {self.num_frames} is not allowed with kind {self.kind}, which sees one picture"
             )
-        if not sees_one and self.num_frames % 2 == 0:
+        if self.kind == "interpolate":
+            if self.pairs:
+                raise ValueError("pairs: True is not allowed with kind interpolate: nothing is spoilt")
+            if self.num_frames < 3:
+                raise ValueError(f"num_frames: {self.num_frames} is not allowed with kind interpolate: at least 3")
+        elif not sees_one and self.num_frames % 2 == 0:
             raise ValueError(f"num_frames: {self.num_frames} is even, but one frame is the middle one")
         height, width = self.frame_size
         if self.crop > min(height // (2 if self.pairs else 1), width):
@@ -81,11 +94,12 @@ class RestoreConfig(TrainSettings):
     @property
     def network(self) -> EnhancerSpec:
         """What is built."""
-        return EnhancerSpec.of(self.kind, num_frames=self.num_frames, widths=self.widths)
+        num_frames = 2 if self.kind == "interpolate" else self.num_frames
+        return EnhancerSpec.of(self.kind, num_frames=num_frames, widths=self.widths)
 
     @property
     def score_name(self) -> str:
-        """Of the number beside the loss: what the middle frames come to, in dB."""
+        """Of the number beside the loss: what the frames that are made come to, in dB."""
         return "psnr"
 
     def score_of(self, loss: float, score: float) -> float:

@@ -27,7 +27,7 @@ _EPSILON: Final = 1e-3
 """Of the Charbonnier loss: below this difference it is quadratic."""
 _SAME: Final = 0.05
 """Halves are the same if no larger share of their values differs: at the seam chroma is that of both."""
-_CHROMA_WEIGHT: Final = 4.0
+CHROMA_WEIGHT: Final = 4.0
 """Of an error in a sample of chroma: it is that of four pixels, in RGB about as much as one in their luma."""
 _GOOD_ENOUGH: Final = 1e-4
 """Mean squared error, of 1, which the loss `psnr` hardly tries to get below: 40 dB; `root` goes on for 10 dB more."""
@@ -90,7 +90,7 @@ class Restoring:
             made = network(seen)
         difference = made.float() - wanted
         weights = torch.ones(planes.CHANNELS, device=self._device)
-        weights[planes.NUM_LUMA :] = _CHROMA_WEIGHT
+        weights[planes.NUM_LUMA :] = CHROMA_WEIGHT
         losses = self._losses(difference, weights[:, None, None] / weights.mean())
         return losses, difference[:, : planes.NUM_LUMA].detach().clamp(-1, 1).square().mean((1, 2, 3))
 

@@ -137,9 +137,12 @@ def conclude(config: TrainSettings, record: dict[str, Any], outcome: dict[str, A
 def _check_model(config: TrainSettings, labels: tuple[str, ...], weights: bytes | None) -> None:
     """Raise ConfigError or ModelError for a network that cannot be built or started, and for labels it lacks."""
     if isinstance(config, RestoreConfig):
+        from vidbatch.restoring.flow import check_opencv
         from vidbatch.training import restoring
 
         restoring.make_network(config, weights)
+        if config.kind == "interpolate":
+            check_opencv("kind interpolate")
     elif isinstance(config, TrainConfig):
         from vidbatch.augment import Augmenter
         from vidbatch.training.classifying import make_network
