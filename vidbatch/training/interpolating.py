@@ -2,17 +2,19 @@
 
 Out of each window two frames are taken and one between them, most often neighbours, and how everything moves between
 the two, and from both outwards where the window has frames there, is found in whole frames (restoring/flow.py), by as
-many threads as there are windows: about 30 ms a window of 480x272. Squares are then cut out, mirrored and turned back
-in time at random, as the window's key has it.
+many threads as there are windows: about 30 ms a window of 480x272, once, for what was found is kept in memory. Squares
+are then cut out, mirrored and turned back in time at random, as the window's key has it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Generator, Tensor, nn
 
@@ -30,6 +32,8 @@ _NEIGHBOURS: Final = 0.6
 """Share of the windows of which a frame is made out of its neighbours; of the rest, any frame between any two."""
 _LONGEST: Final = 4
 """Frames from one to the next of those that a frame is made of, at most."""
+_SHARE_OF_CACHE: Final = 0.25
+"""Memory that flows may take, of what decoded windows may take of a disk."""
 _DRAWN_WEIGHT: Final = 0.25
 """Of the loss of what is drawn along the flows, before anything is added: so that flows are learnt, too."""
 
@@ -52,6 +56,8 @@ class Interpolating(Restoring):
         super().__init__(config, device, weights)
         self._threads = ThreadPoolExecutor(min(config.slice_size, os.cpu_count() or 1), "flow")
         self._baselines: dict[int, tuple[float, float]] = {}
+        self._flows: dict[bytes, npt.NDArray[np.float16]] = {}
+        self._left_bytes = int(_SHARE_OF_CACHE * config.cache_gb * 1e9)
 
     def judge(self, network: nn.Module, windows: Any, videos: Ints, keys: Keys) -> Judged:  # noqa: ARG002
         """Losses and PSNR of windows, always alike; what comes of them without a network is noted once."""
@@ -107,7 +113,7 @@ class Interpolating(Restoring):
         gap, one, other = last - first, _luma(frames[0]), _luma(frames[1])
         before = _luma(window[first - gap]) if first >= gap else None
         after = _luma(window[last + gap]) if last + gap < len(window) else None
-        whole = torch.from_numpy(flow.between(before, one, other, after))
+        whole = torch.from_numpy(self._flows_of(before, one, other, after))
         pictures = torch.from_numpy(frames)
         height, width = pictures.shape[1:3]
         squares = []
@@ -122,6 +128,20 @@ class Interpolating(Restoring):
             squares.append(_turned(square, flows, time, [number < 0.5 for number in numbers[2:]]))
         found = zip(*squares, strict=True)
         return _Sample(*(torch.stack(part) for part in found))
+
+    def _flows_of(
+        self, before: flow.Plane | None, first: flow.Plane, last: flow.Plane, after: flow.Plane | None
+    ) -> flow.Flows:
+        """flow.between, to half precision, found once for each pair."""
+        parts = b"".join(b"-" if plane is None else plane.tobytes() for plane in (before, first, last, after))
+        key = hashlib.blake2b(parts, digest_size=16).digest()
+        found = self._flows.get(key)
+        if found is None:
+            found = flow.between(before, first, last, after).astype(np.float16)
+            if found.nbytes <= self._left_bytes:
+                self._left_bytes -= found.nbytes
+                self._flows[key] = found
+        return found.astype(np.float32)
 
 
 def _places(length: int, numbers: list[float]) -> tuple[int, int, int]:
