@@ -24,6 +24,7 @@ from vidbatch.enhancing.filters import (
     depth_of,
     format_of,
     is_planar_yuv,
+    padded,
     plain,
     shape_of,
 )
@@ -150,6 +151,8 @@ class Chain:
         if methods or ending or at.pixel_format != self._target.pixel_format:
             methods.append((_formatting(self._target.pixel_format, at, ending), 1.0))
             links.append(FilterLink(entry, methods))
+        if self._pads(at):
+            links.append(_PadLink(self._target))
         return links
 
     def _link_of(self, step: Step, shape: Shape) -> Link:
@@ -167,21 +170,35 @@ class Chain:
         if pixel_format != target.pixel_format:
             self._say(f"pixel format {pixel_format} became {target.pixel_format}")
         sizes = f"{shape.width}x{shape.height} to {target.width}x{target.height}"
-        right, bottom = target.width - shape.width, target.height - shape.height
-        if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
+        if self._pads(shape):
             self._say(f"padded from {sizes}: the encoder takes even sizes only")
-            return [
-                ("pad", f"{target.width}:{target.height}:0:0"),
-                ("fillborders", f"right={right}:bottom={bottom}:mode=smear"),
-            ]
-        if (right, bottom) != (0, 0):
+        elif (target.width, target.height) != (shape.width, shape.height):
             self._say(f"frames scaled from {sizes}")
             return [("scale", f"{target.width}:{target.height}:flags=bicubic+accurate_rnd+bitexact")]
         return []
 
+    def _pads(self, shape: Shape) -> bool:
+        """Whether frames lack but a row or a column."""
+        return (self._target.width - shape.width, self._target.height - shape.height) in ((0, 1), (1, 0), (1, 1))
+
     def _say(self, change: str) -> None:
         if change not in self.changes:
             self.changes.append(change)
+
+
+class _PadLink:
+    """Frames of one size and pixel format, as large as the target: the last row and column go on."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """The larger frame."""
+        yield padded(frame, self._target.width, self._target.height)
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Nothing: no frame waits for another."""
+        yield from ()
 
 
 def _taken_by(step: Step, pixel_format: str) -> str:

@@ -255,6 +255,21 @@ def rows_of(frame: VideoFrame, number: int) -> npt.NDArray[Any]:
     return rows[:, : plane.width]
 
 
+def padded(frame: VideoFrame, width: int, height: int) -> VideoFrame:
+    """The frame with its last row and column repeated. FFmpeg's `pad` blackens the last column of odd widths."""
+    made = VideoFrame(width, height, frame.format.name)
+    for number, (plane, larger_plane) in enumerate(zip(frame.planes, made.planes, strict=True)):
+        parts = [part for part in frame.format.components if part.plane == number]
+        size = sum((part.bits + 7) // 8 for part in parts)  # bytes from one sample to the next
+        samples = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width * size]
+        rows, columns = larger_plane.height - plane.height, larger_plane.width - plane.width
+        room = ((0, rows), (0, columns), (0, 0))
+        filled = np.pad(samples.reshape(plane.height, plane.width, size), room, mode="edge")
+        target = np.frombuffer(memoryview(larger_plane), np.uint8).reshape(larger_plane.height, -1)
+        target[:, : larger_plane.width * size] = filled.reshape(larger_plane.height, -1)
+    return tagged(made, frame)
+
+
 def larger(frame: VideoFrame, factor: int) -> VideoFrame:
     """The frame so many times as wide and as high, a power of UPSCALED, by Lanczos."""
     while factor > 1:
