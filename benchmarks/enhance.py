@@ -68,6 +68,7 @@ class Contender(NamedTuple):
     make: Callable[[float], Filter]
     begin: float
     most: float = float("inf")
+    least: float = 0.0
 
 
 class Network(NamedTuple):
@@ -178,12 +179,12 @@ def _hqdn3d(temporal: float) -> Callable[[float], str]:
     return lambda x: f"hqdn3d={x:g}:{0.75 * x:g}:{temporal * x:g}:{0.75 * temporal * x:g}"
 
 
-def denoisers() -> list[Contender]:
-    """Filters against noise, in the pixel formats that suit them."""
+def denoisers(kind: str) -> list[Contender]:
+    """Filters against noise; of nlmeans, behind a codec, only the way that was best against every sigma before one."""
+    ways = [(where, p, r) for where in ("yuv420p", "gbrp") for p, r in ((7, 15), (5, 9))]
     found = [
-        Contender(f"nlmeans {where} p={p} r={r}", graph(where, _nlmeans(p, r)), 6, 30)
-        for where in ("yuv420p", "gbrp")
-        for p, r in ((7, 15), (5, 9))
+        Contender(f"nlmeans {where} p={p} r={r}", graph(where, _nlmeans(p, r)), 6, 30, 1)
+        for where, p, r in (ways if kind.startswith("sigma") else ways[1:2])
     ]
     found += [Contender(f"hqdn3d {t:g}", system_ffmpeg(_hqdn3d(t)), 8, 255) for t in (0.75, 1.5)]
     found.append(Contender("fastNlMeans", per_frame(fast_nl_means), 8))
@@ -208,7 +209,7 @@ def deblockers() -> list[Contender]:
     """Filters against what codecs do."""
     return [
         Contender("deblock", graph("yuv420p", _deblock), 0.3, 1),
-        Contender("nlmeans", graph("yuv420p", _nlmeans(7, 15)), 2, 30),
+        Contender("nlmeans", graph("yuv420p", _nlmeans(7, 15)), 2, 30, 1),
         *(Contender(f"hqdn3d {t:g}", system_ffmpeg(_hqdn3d(t)), 1, 255) for t in (0.75, 1.5)),
     ]
 
@@ -303,7 +304,7 @@ def tuned(contender: Contender, kind: str, memory: Memory) -> tuple[float, float
     tried: dict[float, float] = {}
 
     def of(x: float) -> float:
-        x = min(x, contender.most)
+        x = max(min(x, contender.most), contender.least)
         if x not in tried:
             tried[x] = statistics.mean(memory.of_filter(contender, x, kind, clip).psnr for clip in TUNED_ON)
         return tried[x]
@@ -522,7 +523,7 @@ def main() -> None:
         ours = network("denoise", options.denoise)
         for kind in NOISE[1 : 2 if few else None] if few else NOISE:
             beside = reported_beside()[:few] if kind == NOISE[1] else []  # of one kind: a quarter of an hour
-            found["rows"].append(compare(kind, ours, denoisers()[:few], beside))
+            found["rows"].append(compare(kind, ours, denoisers(kind)[:few], beside))
     if "codec" in parts:
         for kind in CODEC[:few]:
             found["rows"].append(compare(kind, network("denoise", options.artefacts), deblockers()[:few]))

@@ -131,6 +131,15 @@ def test_how_far_a_picture_reaches_is_seen_exactly_and_what_is_clipped() -> None
     assert not torch.allclose(levels.look(levels.count(bright)[None], small).values, seen.values, atol=0.05)
 
 
+def test_the_brightest_pixel_of_many_is_seen() -> None:
+    counts = torch.rand(200, 3, 256, generator=torch.Generator().manual_seed(0))
+    counts[..., :20], counts[..., 180:] = 0, 0
+    counts = counts / counts.sum(2, keepdim=True)
+    counts[:, 1, 200] = 1e-6  # one of a million
+    seen = levels.look(counts, torch.full((200, 3, *levels.THUMBNAIL), 0.3))
+    assert torch.allclose(seen.own * 255, torch.tensor([159.0, 180.0, 159.0]).expand(200, 3))
+
+
 def test_well_exposed_pictures_are_white_in_all_channels() -> None:
     toned = (
         torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -24,6 +24,7 @@ from vidbatch.enhancing.filters import (
     depth_of,
     format_of,
     is_planar_yuv,
+    is_rgb,
     padded,
     plain,
     shape_of,
@@ -31,6 +32,7 @@ from vidbatch.enhancing.filters import (
 from vidbatch.enhancing.types import UPSCALED, Step
 
 _OF_LINKS = "yuv420p"
+_OF_RGB = "rgb24"
 _OF_UPSCALING = "yuv444p"
 """Of what is not planar YUV."""
 
@@ -203,6 +205,8 @@ class _PadLink:
 
 def _taken_by(step: Step, pixel_format: str) -> str:
     """The pixel format that a step's link wants of frames that are in another one."""
+    if step.name == "colour" and step.network is not None and is_rgb(pixel_format):
+        return _OF_RGB
     if step.name != "upscale":
         return _OF_LINKS
     return pixel_format if is_planar_yuv(pixel_format) else _OF_UPSCALING

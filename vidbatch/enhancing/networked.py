@@ -30,7 +30,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidbatch.enhancing.chain import Link
-from vidbatch.enhancing.filters import RGB_MATRIX, FilterLink, Method, Nodes, Reach, Shape, format_of, rows_of, tagged
+from vidbatch.enhancing.filters import (
+    RGB_MATRIX,
+    FilterLink,
+    Method,
+    Nodes,
+    Reach,
+    Shape,
+    format_of,
+    is_rgb,
+    rows_of,
+    tagged,
+)
 from vidbatch.enhancing.types import Network
 from vidbatch.enhancing.upscaling import UpscaleLink
 from vidbatch.errors import VideoError
@@ -235,7 +246,11 @@ class ColourLink:
         self._small = _Conversion(shape, [("scale", f"{columns}:{rows}:flags=area"), ("format", "rgb24")])
         self._to_rgb = _Conversion(shape, [("format", "rgb24")])
         rgb = shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2)
-        self._back = _Conversion(rgb, [("format", format_of("yuv420p", shape))])
+        self._back = _Conversion(rgb, [("format", format_of(shape.pixel_format, shape))])
+        # A sample of chroma has four of luma; what is made between such samples is brighter, or darker, than all.
+        share = 1 if is_rgb(shape.pixel_format) else 2
+        counted = (max(1, shape.width // share), max(1, shape.height // share))
+        self._counted = _Conversion(shape, [("scale", f"{counted[0]}:{counted[1]}:flags=area"), ("format", "rgb24")])
         self._around: _Around[_Held] = _Around(_SHOT)
         self._last: Tensor | None = None
         self._shot = 0
@@ -247,7 +262,7 @@ class ColourLink:
         if self._last is not None and float((small - self._last).abs().mean()) > _CUT:
             self._shot += 1
         self._last = small
-        counts = levels.count(torch.from_numpy(self._to_rgb(frame).to_ndarray()).movedim(-1, 0))
+        counts = levels.count(torch.from_numpy(self._counted(frame).to_ndarray()).movedim(-1, 0))
         for held, at in self._around.add(_Held(frame, counts, small, self._shot)):
             yield self._made(held, at)
 

@@ -97,9 +97,9 @@ def look(counts: Tensor, pictures: Tensor) -> Seen:
     Args: `counts` (N, 3, 256) are shares of levels; small pictures are (N, 3, h, 64), 0 to 1, any number of frames one
     below the other.
     """
-    shares = torch.tensor(_QUANTILES, device=counts.device).mul(1 - 2e-7).add(1e-7)
-    found = torch.searchsorted(counts.cumsum(2), shares.expand(*counts.shape[:2], -1).contiguous())
-    places = found.clamp(max=NUM_LEVELS - 1)
+    sums = counts.double().cumsum(2)  # in single precision the last level that there is would be lost
+    shares = torch.tensor(_QUANTILES, device=counts.device).double().mul(1 - 2e-7).add(1e-7) * sums[..., -1:]
+    places = torch.searchsorted(sums, shares).clamp(max=NUM_LEVELS - 1)
     quantiles = places / (NUM_LEVELS - 1)
     low, high = quantiles[..., 0].amin(1, keepdim=True), quantiles[..., -1].amax(1, keepdim=True)
     size = (high - low).clamp(min=_LEAST_RANGE)
