@@ -79,9 +79,9 @@ def _spoil(name: str, path: Path, folder: Path) -> None:
         write(place / f"sigma{sigma}.mkv", frames_of(_levels(noisy)))
     noisy = sensor_noise(rgb, CAMERA_SIGMA, CAMERA_LIGHT, rng)
     for rate in CAMERA_RATES:
-        write(place / f"camera_crf{rate}.mkv", _coded(frames_of(noisy), rate))
+        write(place / f"camera_crf{rate}.mkv", coded(frames_of(noisy), rate))
     for rate in CODEC_RATES:
-        write(place / f"codec_crf{rate}.mkv", _coded(good, rate))
+        write(place / f"codec_crf{rate}.mkv", coded(good, rate))
     for kind in COLOURS:
         write(place / f"colour_{kind}.mkv", frames_of(recoloured(rgb, _colours(kind, rng))))
 
@@ -177,7 +177,7 @@ def write(path: Path, frames: Sequence[VideoFrame]) -> None:
         out.mux(stream.encode(None))
 
 
-def _coded(frames: Sequence[VideoFrame], rate: int) -> list[VideoFrame]:
+def coded(frames: Sequence[VideoFrame], rate: int) -> list[VideoFrame]:
     """Frames that x264 has encoded with its default preset, without a byte of a file."""
     encoder: Any = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width, encoder.pix_fmt = frames[0].height, frames[0].width, "yuv420p"

@@ -286,6 +286,37 @@ def _of_ways(about: str, ways: Content) -> Iterator[Line]:
             yield f"{about}, {way}: speed over vidbatch's own", figure, ""
 
 
+UPSCALE = {
+    "bicubic": ("FFmpeg's bicubic", "≥ +0.5 dB"),
+    "area": ("means of four pixels", ""),
+    "lanczos": ("Lanczos", ""),
+    "bicubic_x264": ("bicubic, then x264 at crf 23", ""),
+}
+
+
+def upscale(content: Content) -> Iterator[Line]:
+    """How much nearer to what was reduced the network comes than Lanczos, and what it costs."""
+    for row in content["rows"]:
+        what, wanted = UPSCALE[row["reduction"]]
+        low, high = row["over_lanczos_interval"]
+        best = row["best_classical"]
+        other = "" if best == "lanczos" else f"; over {best} {row['over_best_classical_db']:+.2f}"
+        figure = (
+            f"**{row['over_lanczos_db']:+.2f} dB** ({low:+.2f} to {high:+.2f}{other}), "
+            f"SSIM {row['ssim']['vidbatch']:.4f} and {row['ssim']['lanczos']:.4f}; "
+            f"ahead on {row['clips_ahead_of_lanczos']} of {len(row['clips'])} clips, "
+            f"worst {row['worst_over_lanczos_db']:+.2f} ({row['worst_clip']})"
+        )
+        yield f"`--upscale network` over Lanczos, luma of real clips halved by {what}", figure, wanted
+    cpu = content["cpu_seconds_a_720p_frame"]
+    others = ", ".join(f"{name} {1000 * cpu[name]:.1f} ms" for name in cpu if name != "vidbatch")
+    yield (
+        "CPU of the network that upscales, a frame of 720p that comes out",
+        f"**{cpu['vidbatch']:.2f} s** ({others})",
+        "",
+    )
+
+
 def _spread(found: Content) -> str:
     return f"{found['median']:.2f}× ({found['min']:.2f} to {found['max']:.2f})"
 
@@ -306,6 +337,7 @@ def render(folder: Path = RESULTS) -> str:
         camera_real,
         enhance,
         gpu,
+        upscale,
     ):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():

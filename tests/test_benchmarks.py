@@ -45,6 +45,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "scaling",
         "camera_accuracy",
         "enhance",
+        "upscale",
     ],
 )
 def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from vidbatch.decode import keep_whole, plan
 from vidbatch.decoding.isolation import IsolatedProcess
 from vidbatch.decoding.planning import plan_clip
 from vidbatch.decoding.types import Job
+from vidbatch.enhancing.chain import Chain, Target
 from vidbatch.enhancing.clip import enhance_clip, join_clips
 from vidbatch.enhancing.config import EnhanceConfig, enhance_digest, load_enhance_config
 from vidbatch.enhancing.filters import METHODS
@@ -376,6 +377,26 @@ def test_unusual_videos_come_out_whole_and_what_is_changed_is_said(tmp_path: Pat
         assert frames[0].format.name.replace("yuvj", "yuv") == pixel_format
         assert (frames[0].color_range == 2) == (name == "full range")
         assert len({frame.pts for frame in frames}) == num_frames
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le", "yuv422p", "nv12"])
+@pytest.mark.parametrize(("width", "height"), [(175, 143), (175, 144), (174, 143)])
+def test_odd_sizes_are_padded_by_their_last_row_and_column(width: int, height: int, pixel_format: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
+    wide, high = width + width % 2, height + height % 2
+    (made,) = Chain([], Target(wide, high, pixel_format), deinterlaces=False).push(frame)
+    assert (made.width, made.height, made.format.name) == (wide, high, pixel_format)
+    for number, (before, after) in enumerate(zip(frame.planes, made.planes, strict=True)):
+        size = (2 if number and pixel_format == "nv12" else 1) * (2 if "10" in pixel_format else 1)
+        old, new = (
+            np.frombuffer(memoryview(p), np.uint8)
+            .reshape(p.height, -1)[:, : p.width * size]
+            .reshape(p.height, -1, size)
+            for p in (before, after)
+        )
+        more = ((0, len(new) - len(old)), (0, new.shape[1] - old.shape[1]), (0, 0))
+        assert np.array_equal(new, np.pad(old, more, mode="edge")), number
 
 
 def test_high_dynamic_range_is_refused_before_anything_is_encoded(clips: LazyClips, tmp_path: Path) -> None:

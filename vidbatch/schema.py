@@ -180,7 +180,7 @@ ENHANCED: Final = pa.schema(
         pa.field("weights", pa.string()),  # digest of the networks' weights; null: none was used
         pa.field("output_url", pa.string()),  # null: nothing was written
         pa.field("output_codec", pa.string()),
-        pa.field("output_width", pa.int32()),
+        pa.field("output_width", pa.int32()),  # before rotation
         pa.field("output_height", pa.int32()),
         pa.field("output_pixel_format", pa.string()),
         pa.field("output_size_bytes", pa.int64()),
@@ -189,7 +189,9 @@ ENHANCED: Final = pa.schema(
         pa.field("num_frames_decoded", pa.int64(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),  # written
         pa.field("num_frames_measured", pa.int64(), nullable=False),  # the first, and one a second
-        pa.field("psnr_db", pa.float64()),  # enhanced against decoded, before encoding; infinite: equal
+        # Before encoding, against the decoded frame; where the step upscale is done, against that upscaled by Lanczos,
+        # which is also what sharpness and noise before are of.
+        pa.field("psnr_db", pa.float64()),  # infinite: equal
         pa.field("ssim", pa.float64()),
         pa.field("sharpness_before", pa.float64()),  # variance of the Laplacian of 8-bit luma
         pa.field("sharpness_after", pa.float64()),

@@ -4,6 +4,7 @@
 
     config.py    what a user can set                      types.py    what goes into a child process, and out of it
     filters.py   the classical methods: FFmpeg filters    reading.py  a clip -> its frames, with those around it
+    networked.py, upscaling.py, opencv.py: other methods  chain.py    all steps of a run, one behind the other
     encode.py    frames -> packets                        files.py    packets and what is copied -> one file
     quality.py   what changed, in figures and pictures    clip.py     what runs in the child, whole
     worker.py    the actor that owns the child            rows.py     clips -> rows of whole videos

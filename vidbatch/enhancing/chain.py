@@ -1,8 +1,8 @@
 """The steps of a run, one behind the other: decoded frames go in, enhanced ones come out, one for each and in order.
 
 Runs in the child process. Neighbouring steps by FFmpeg's filters are one filter graph (filters.py); a step by a network
-(networked.py) or by OpenCV (opencv.py) is a link of its own, which takes and gives 8-bit YUV 4:2:0. Strength 0 is no
-link at all, so that frames stay as they are, bit for bit.
+(networked.py, upscaling.py) or by OpenCV (opencv.py) is a link of its own, which takes and gives 8-bit YUV 4:2:0, or
+planar YUV of any kind where it upscales. Strength 0 is no link at all, so that frames stay as they are, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from vidbatch.enhancing.filters import (
     Shape,
     depth_of,
     format_of,
+    is_planar_yuv,
+    padded,
     plain,
     shape_of,
 )
-from vidbatch.enhancing.types import Step
+from vidbatch.enhancing.types import UPSCALED, Step
 
 _OF_LINKS = "yuv420p"
+_OF_UPSCALING = "yuv444p"
+"""Of what is not planar YUV."""
 
 
 class Link(Protocol):
@@ -125,25 +129,30 @@ class Chain:
             self._say("deinterlaced (bwdif), a frame for each frame")
             methods.append((DEINTERLACE, 1.0))
         depth = depth_of(shape.pixel_format)
-        at = shape
+        entry = at = shape  # before the methods that wait for a link, and behind them
         for step in self._steps:
             method = METHODS[step.name].get(step.method)
-            if depth > 8 and (method is None or method.takes_8_bits_only):
+            wanted = _taken_by(step, at.pixel_format)
+            if depth > 8 and (method.takes_8_bits_only if method is not None else depth_of(wanted) == 8):
                 self._say(f"{step.method} saw 8 bits of {depth}")
             if method is not None:
                 methods.append((method, step.strength))
+                at = at.times(method.factor)
                 continue
-            if at.pixel_format != _OF_LINKS:
-                methods.append((_formatting(_OF_LINKS, at), 1.0))
+            if at.pixel_format != wanted:
+                methods.append((_formatting(wanted, at), 1.0))
             if methods:
-                links.append(FilterLink(at, methods))
+                links.append(FilterLink(entry, methods))
                 methods = []
-            at = at._replace(pixel_format=_OF_LINKS)
+            at = at._replace(pixel_format=wanted)
             links.append(self._link_of(step, at))
-        ending = self._ending(shape)
+            entry = at = at.times(UPSCALED if step.name == "upscale" else 1)
+        ending = self._ending(at, shape.pixel_format)
         if methods or ending or at.pixel_format != self._target.pixel_format:
             methods.append((_formatting(self._target.pixel_format, at, ending), 1.0))
-            links.append(FilterLink(at, methods))
+            links.append(FilterLink(entry, methods))
+        if self._pads(at):
+            links.append(_PadLink(self._target))
         return links
 
     def _link_of(self, step: Step, shape: Shape) -> Link:
@@ -155,27 +164,48 @@ class Chain:
 
         return make_link(step.network, step.strength, shape, self._machine.device, self._machine.threads)
 
-    def _ending(self, shape: Shape) -> Nodes:
-        """What makes frames as large as the target."""
+    def _ending(self, shape: Shape, pixel_format: str) -> Nodes:
+        """What makes frames as large as the target. Args: `pixel_format` is the one that they had at first."""
         target = self._target
-        if shape.pixel_format != target.pixel_format:
-            self._say(f"pixel format {shape.pixel_format} became {target.pixel_format}")
+        if pixel_format != target.pixel_format:
+            self._say(f"pixel format {pixel_format} became {target.pixel_format}")
         sizes = f"{shape.width}x{shape.height} to {target.width}x{target.height}"
-        right, bottom = target.width - shape.width, target.height - shape.height
-        if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
+        if self._pads(shape):
             self._say(f"padded from {sizes}: the encoder takes even sizes only")
-            return [
-                ("pad", f"{target.width}:{target.height}:0:0"),
-                ("fillborders", f"right={right}:bottom={bottom}:mode=smear"),
-            ]
-        if (right, bottom) != (0, 0):
+        elif (target.width, target.height) != (shape.width, shape.height):
             self._say(f"frames scaled from {sizes}")
             return [("scale", f"{target.width}:{target.height}:flags=bicubic+accurate_rnd+bitexact")]
         return []
 
+    def _pads(self, shape: Shape) -> bool:
+        """Whether frames lack but a row or a column."""
+        return (self._target.width - shape.width, self._target.height - shape.height) in ((0, 1), (1, 0), (1, 1))
+
     def _say(self, change: str) -> None:
         if change not in self.changes:
             self.changes.append(change)
+
+
+class _PadLink:
+    """Frames of one size and pixel format, as large as the target: the last row and column go on."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """The larger frame."""
+        yield padded(frame, self._target.width, self._target.height)
+
+    def flush(self) -> Iterator[VideoFrame]:
+        """Nothing: no frame waits for another."""
+        yield from ()
+
+
+def _taken_by(step: Step, pixel_format: str) -> str:
+    """The pixel format that a step's link wants of frames that are in another one."""
+    if step.name != "upscale":
+        return _OF_LINKS
+    return pixel_format if is_planar_yuv(pixel_format) else _OF_UPSCALING
 
 
 def _formatting(pixel_format: str, shape: Shape, before: Nodes | None = None) -> Method:

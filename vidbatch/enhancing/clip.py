@@ -19,11 +19,12 @@ from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.log import Log
 from vidbatch.decoding.reading import FrameReader
 from vidbatch.enhancing.chain import Chain, Machine, Target, reach_of
-from vidbatch.enhancing.encode import Pass, configure, encoded, picture_of
+from vidbatch.enhancing.encode import Pass, check_size, configure, encoded, picture_of
 from vidbatch.enhancing.files import joined_packets, write_file, write_packets
+from vidbatch.enhancing.filters import larger
 from vidbatch.enhancing.quality import Thumbnails, contact_sheet, measure
 from vidbatch.enhancing.reading import ClipReader, Enhanced, check_colour, is_interlaced
-from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture
+from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture, times_larger
 from vidbatch.errors import VideoError
 
 _BEAT_SECONDS: Final = 1.0
@@ -77,7 +78,8 @@ class _ClipWork:
         job, facts = self._job, self._facts
         first = _first_frame(video, log)
         check_colour(int(first.color_trc))
-        picture = facts.picture = picture_of(video, first, job.encoding)
+        picture = facts.picture = picture_of(video, first, job.encoding, times_larger(job.steps))
+        check_size(picture, job)
         way: Pass | None = None
         if job.encoding.two_pass:
             way = Pass(2, f"{job.folder}/passes")
@@ -112,7 +114,7 @@ class _ClipWork:
         video.reopen()
 
     def _frames(self, video: Video, log: Log, picture: Picture, facts: Facts, *, measures: bool) -> Iterator[Enhanced]:
-        job = self._job
+        job, factor = self._job, times_larger(self._job.steps)
         interlaced = is_interlaced(video)
         target = Target(picture.width, picture.height, picture.pixel_format)
         machine = Machine(job.device, job.encoding.threads)
@@ -124,9 +126,10 @@ class _ClipWork:
         try:
             for enhanced in reader:
                 if enhanced.original is not None:
-                    measure(facts, enhanced.original, enhanced.frame)
+                    original = larger(enhanced.original, factor)
+                    measure(facts, original, enhanced.frame)
                     if self._thumbnails is not None:
-                        self._thumbnails.add(enhanced.original, enhanced.frame)
+                        self._thumbnails.add(original, enhanced.frame)
                 if facts.first_seconds is None:
                     facts.first_seconds = float(enhanced.tick * video.time_base)
                 facts.end_seconds = float(enhanced.end * video.time_base)

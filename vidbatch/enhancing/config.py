@@ -17,7 +17,7 @@ from vidbatch.enhancing.types import Encoding, Network, Step
 from vidbatch.errors import ConfigError
 from vidbatch.restoring.spec import SHIPPED, read_enhancer
 
-STEPS: Final = ("denoise", "colour")
+STEPS: Final = ("denoise", "colour", "upscale")
 CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 """The encoder of each codec that can be asked for by its name."""
 RESULTS_VERSION: Final = 1
@@ -35,13 +35,18 @@ _LABEL: Final = {name: LabelConfig.model_fields[name] for name in _READING}
 FILTERS: Final = {
     "denoise": ("nlmeans", "bm3d", "fftdnoiz", "atadenoise", "deblock"),
     "colour": ("normalize", "greyedge", "grayworld", "colorcorrect"),
+    "upscale": ("lanczos",),
 }
 """Methods that are filters of FFmpeg; see filters.METHODS."""
-OPENCV: Final = {"denoise": ("fastnlmeans",), "colour": ("clahe",)}
+OPENCV: Final[dict[str, tuple[str, ...]]] = {"denoise": ("fastnlmeans",), "colour": ("clahe",), "upscale": ()}
 """Methods that are filters of OpenCV, which the extra `opencv` brings along."""
-_KINDS: Final[dict[str, tuple[str, ...]]] = {"denoise": ("denoise", "artefacts"), "colour": ("colour",)}
+_KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "denoise": ("denoise", "artefacts"), "colour": ("colour",), "upscale": ("upscale",),
+}  # fmt: skip
 """Of networks that a step takes."""
-NETWORKS: Final[dict[str, dict[str, str]]] = {"denoise": {"network": f"{SHIPPED}denoise"}, "colour": {}}
+NETWORKS: Final[dict[str, dict[str, str]]] = {
+    "denoise": {"network": f"{SHIPPED}denoise"}, "colour": {}, "upscale": {"network": f"{SHIPPED}upscale"},
+}  # fmt: skip
 """Methods that are networks which come with vidbatch, and their places."""
 _DEFAULT_STRENGTH: Final = 0.5
 """Of filters; a network's is 1."""
@@ -71,8 +76,8 @@ class EnhanceConfig(RunSettings):
         description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
     )
     output: str = Field(min_length=1, description="Directory or s3:// prefix of the videos and of their table.")
-    steps: tuple[Literal["denoise", "colour"], ...] = Field(
-        ("denoise",), description="What is done, in this order: denoise, colour; none: encode anew only."
+    steps: tuple[Literal["denoise", "colour", "upscale"], ...] = Field(
+        ("denoise",), description="What is done, in this order: denoise, colour, upscale; none: encode anew only."
     )
     denoise: str = Field(
         "atadenoise",
@@ -86,6 +91,11 @@ class EnhanceConfig(RunSettings):
         "OpenCV's clahe (contrast), or the folder or prefix of a network.",
     )
     colour_strength: float | None = _strength()
+    upscale: str = Field(
+        "lanczos",
+        description="To twice the width and height, how: lanczos, network (sharper), or the folder or prefix of a "
+        "network.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run: auto, cpu or cuda.")
     workers_per_gpu: int = Field(4, ge=1, le=64, description="Actors that share a GPU, if networks run there.")
     codec: str = Field(
@@ -132,12 +142,12 @@ class EnhanceConfig(RunSettings):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         return () if value in (("none",), ["none"]) else value
 
-    @field_validator("denoise", "colour", mode="before")
+    @field_validator("denoise", "colour", "upscale", mode="before")
     @classmethod
     def _place_is_text(cls, value: object) -> object:
         return path_as_text(value)
 
-    @field_validator("denoise", "colour")
+    @field_validator("denoise", "colour", "upscale")
     @classmethod
     def _method_is_known(cls, value: str, info: ValidationInfo) -> str:
         step = str(info.field_name)
@@ -178,7 +188,11 @@ class EnhanceConfig(RunSettings):
     @property
     def wanted_steps(self) -> tuple[Step, ...]:
         """The steps that do something, in order."""
-        ways = {"denoise": (self.denoise, self.denoise_strength), "colour": (self.colour, self.colour_strength)}
+        ways = {
+            "denoise": (self.denoise, self.denoise_strength),
+            "colour": (self.colour, self.colour_strength),
+            "upscale": (self.upscale, 1.0),
+        }
         steps = [_step(name, *ways[name]) for name in self.steps]
         return tuple(step for step in steps if step.strength > 0)
 

@@ -26,13 +26,15 @@ from vidbatch.decoding.container import Video
 from vidbatch.enhancing.config import CODECS
 from vidbatch.enhancing.filters import MATRIX_OF_RGB, is_rgb
 from vidbatch.enhancing.reading import Enhanced
-from vidbatch.enhancing.types import Encoding, Facts, Picture
+from vidbatch.enhancing.types import Encoding, EnhanceJob, Facts, Picture, times_larger
 from vidbatch.errors import ConfigError, VideoError
 
 TWO_PASS: Final = ("libx264", "libx265")
 _QUALITY: Final = {"libx264": 20.0, "libx265": 22.0, "libvpx-vp9": 31.0, "libsvtav1": 32.0}
 _DEFAULT_QUALITY: Final = 23.0
 _TAKES_ODD_SIZES: Final = frozenset({"libvpx-vp9"})
+_TAKEN_BY_ALL: Final = 4096
+"""Width or height that every encoder takes, those of older hardware too."""
 _DEFAULT_RATE: Final = Fraction(25)
 _RATE_TOLERANCE: Final = 4_000_000
 _ENDS_VIDEO: Final = frozenset({"corrupt", "truncated", "bounds"})
@@ -88,9 +90,13 @@ def _check_opens(context: Any, encoding: Encoding, pixel_format: str) -> None:
             for name, value in asked.items()
             if value is not None
         )
-        _, separator, said = str(error).rpartition("log: ")
-        words = said if separator else getattr(error, "strerror", said)
-        raise ConfigError(f"codec: {encoding.encoder} refuses {given}: {words}") from None
+        raise ConfigError(f"codec: {encoding.encoder} refuses {given}: {_words_of(error)}") from None
+
+
+def _words_of(error: Exception) -> str:
+    """What an encoder itself has said of why it does not open."""
+    _, separator, said = str(error).rpartition("log: ")
+    return str(said if separator else getattr(error, "strerror", said))
 
 
 def format_of(container: str) -> str:
@@ -113,12 +119,15 @@ def _preset_option(context: Any) -> str | None:
 # --- what is encoded ------------------------------------------------------------------------------------------------
 
 
-def picture_of(video: Video, frame: VideoFrame, encoding: Encoding) -> Picture:
-    """What a video's pictures will be, from its first frame; the same whichever clip asks."""
+def picture_of(video: Video, frame: VideoFrame, encoding: Encoding, factor: int = 1) -> Picture:
+    """What a video's pictures will be, from its first frame; the same whichever clip asks.
+
+    Args: `factor`, how many times as wide and as high they become.
+    """
     name = frame.format.name.replace("yuvj", "yuv")
     formats = [known.name for known in Codec(encoding.encoder, "w").video_formats or ()]
     pixel_format = encoding.pixel_format or _nearest(name, formats)
-    width, height = frame.width, frame.height
+    width, height = factor * frame.width, factor * frame.height
     if encoding.encoder not in _TAKES_ODD_SIZES:
         chroma = VideoFormat(pixel_format)
         width += width % 2 * (chroma.chroma_width(2) == 1)
@@ -140,8 +149,32 @@ def picture_of(video: Video, frame: VideoFrame, encoding: Encoding) -> Picture:
         rate=Fraction(rate).limit_denominator(1_000_000).as_integer_ratio(),
         pixel_aspect=aspect.as_integer_ratio(),
         colour=colour,
-        display_matrix=None if data is None else struct.unpack("=9i", bytes(data)[:36]),
-    )  # fmt: skip
+        display_matrix=None if data is None else _moved(struct.unpack("=9i", bytes(data)[:36]), factor),
+    )
+
+
+def _moved(matrix: tuple[int, ...], factor: int) -> tuple[int, ...]:
+    """The matrix for larger pictures: what turns one also moves it by its width or height."""
+    across, down = (max(-(2**31), min(factor * by, 2**31 - 1)) for by in matrix[6:8])
+    return (*matrix[:6], across, down, *matrix[8:])
+
+
+def check_size(picture: Picture, job: EnhanceJob) -> None:
+    """Raise VideoError for upscaled pictures that are larger than the run allows or the encoder takes."""
+    if times_larger(job.steps) == 1:
+        return
+    encoder, size = job.encoding.encoder, f"{picture.width}x{picture.height}"
+    if picture.width * picture.height > job.bounds.max_pixels:
+        raise VideoError("bounds", f"{size} pictures, upscaled; {job.bounds.max_pixels} pixels are allowed")
+    if max(picture.width, picture.height) <= _TAKEN_BY_ALL:
+        return
+    context = VideoCodecContext.create(encoder, "w")
+    assert isinstance(context, VideoCodecContext)
+    configure(context, job.encoding, picture)
+    try:
+        context.open()
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError("encode", f"{encoder} takes no pictures of {size}, upscaled: {_words_of(error)}") from None
 
 
 def _nearest(name: str, formats: list[str]) -> str:

@@ -13,10 +13,12 @@ with the strength.
               greyedge      white balance: the average edge is grey    193    mixed in
               grayworld     white balance: the average is grey          23    mixed in
               colorcorrect  white balance: the median is grey          1.0    mixed in
+    upscale   lanczos       twice as wide and high                      1.0    none
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from av.filter.context import FilterContext
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
+from vidbatch.enhancing.types import UPSCALED
 from vidbatch.errors import VideoError
 
 Nodes = list[tuple[str, str]]
@@ -63,6 +66,8 @@ class Method:
     reach: Reach = NO_REACH
     is_mixed: bool = False
     takes_8_bits_only: bool = False
+    factor: int = 1
+    """How many times as wide and as high frames become."""
 
 
 METHODS: Final[dict[str, dict[str, Method]]] = {
@@ -88,8 +93,18 @@ METHODS: Final[dict[str, dict[str, Method]]] = {
         "grayworld": Method(lambda _: [("grayworld", "")], is_mixed=True),
         "colorcorrect": Method(lambda _: [("colorcorrect", "analyze=median")], is_mixed=True),
     },
+    "upscale": {"lanczos": Method(lambda _: [scaling("lanczos", "2*iw:2*ih")], factor=UPSCALED)},
 }
 """The methods of each step, by name; the first is the default."""
+
+
+def scaling(kernel: str, size: str) -> tuple[str, str]:
+    """The node that scales, exactly; chroma lies beside the left one of two pixels, as decoders of today say or mean.
+
+    FFmpeg by itself takes chroma that nothing is said of to lie between them: half a pixel off, behind twice the size.
+    """
+    return "scale", f"{size}:flags={kernel}+accurate_rnd+bitexact:in_chroma_loc=left:out_chroma_loc=left"
+
 
 DEINTERLACE: Final = Method(lambda _: [("bwdif", "mode=send_frame:deint=interlaced")], Reach(2, 2))
 
@@ -103,6 +118,10 @@ class Shape(NamedTuple):
     matrix: int
     range: int
     is_interlaced: bool
+
+    def times(self, factor: int) -> Shape:
+        """The shape of frames that many times as wide and as high."""
+        return self._replace(width=factor * self.width, height=factor * self.height)
 
 
 def shape_of(frame: VideoFrame) -> Shape:
@@ -212,6 +231,11 @@ def is_rgb(pixel_format: str) -> bool:
     return VideoFormat(pixel_format).is_rgb or pixel_format.startswith("pal")
 
 
+def is_planar_yuv(pixel_format: str) -> bool:
+    """Whether luma is the first of planes of its own, whole bytes a sample, with or without chroma, and no alpha."""
+    return re.fullmatch(r"(yuv4\d\dp|gray)((9|1\d)le)?", pixel_format) is not None
+
+
 def plain(frame: VideoFrame) -> VideoFrame:
     """The frame, with full range as a property and not as a pixel format of its own (yuvj420p): encoders differ."""
     if not frame.format.name.startswith("yuvj"):
@@ -229,6 +253,32 @@ def rows_of(frame: VideoFrame, number: int) -> npt.NDArray[Any]:
     plane = frame.planes[number]
     rows: npt.NDArray[Any] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
     return rows[:, : plane.width]
+
+
+def padded(frame: VideoFrame, width: int, height: int) -> VideoFrame:
+    """The frame with its last row and column repeated. FFmpeg's `pad` blackens the last column of odd widths."""
+    made = VideoFrame(width, height, frame.format.name)
+    for number, (plane, larger_plane) in enumerate(zip(frame.planes, made.planes, strict=True)):
+        parts = [part for part in frame.format.components if part.plane == number]
+        size = sum((part.bits + 7) // 8 for part in parts)  # bytes from one sample to the next
+        samples = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width * size]
+        rows, columns = larger_plane.height - plane.height, larger_plane.width - plane.width
+        room = ((0, rows), (0, columns), (0, 0))
+        filled = np.pad(samples.reshape(plane.height, plane.width, size), room, mode="edge")
+        target = np.frombuffer(memoryview(larger_plane), np.uint8).reshape(larger_plane.height, -1)
+        target[:, : larger_plane.width * size] = filled.reshape(larger_plane.height, -1)
+    return tagged(made, frame)
+
+
+def larger(frame: VideoFrame, factor: int) -> VideoFrame:
+    """The frame so many times as wide and as high, a power of UPSCALED, by Lanczos."""
+    while factor > 1:
+        link = FilterLink(shape_of(frame), [(METHODS["upscale"]["lanczos"], 1.0)])
+        kept = frame.pts, frame.time_base
+        (made,) = link.push(frame)
+        frame.pts, frame.time_base = kept
+        frame, factor = tagged(made, frame), factor // UPSCALED
+    return frame
 
 
 def tagged(made: VideoFrame, like: VideoFrame) -> VideoFrame:

@@ -10,6 +10,8 @@ memory; a strip's surroundings are as large as what the network sees of them, so
 On a GPU that can, its convolutions work in bf16. Not in fp16: within the network that comes along values reach a
 million on any picture, 15 times what fp16 holds.
 
+Upscaler: see upscaling.py.
+
 Levels. Each frame's curves are found in a small picture of it, and averaged over the frames around it that belong to
 the same shot: levels must not flicker.
 """
@@ -32,11 +34,13 @@ from torch.nn import functional
 from vidbatch.enhancing.chain import Link
 from vidbatch.enhancing.filters import RGB_MATRIX, FilterLink, Method, Nodes, Reach, Shape, format_of, rows_of, tagged
 from vidbatch.enhancing.types import Network
+from vidbatch.enhancing.upscaling import UpscaleLink
 from vidbatch.errors import VideoError
 from vidbatch.restoring import levels, planes
 from vidbatch.restoring.denoiser import MULTIPLE, SEEN_AROUND, Denoiser
 from vidbatch.restoring.levels import Levels
 from vidbatch.restoring.spec import read_enhancer
+from vidbatch.restoring.upscaler import Upscaler
 
 _MOST_ROWS: Final = 544
 """Of a strip, and only of pictures that are larger than _LARGE."""
@@ -55,11 +59,13 @@ def reach_of_network(network: Network) -> Reach:
 
 
 def make_link(network: Network, strength: float, shape: Shape, device: str, threads: int) -> Link:
-    """The link for frames of a shape, which is 8-bit YUV 4:2:0."""
+    """The link for frames of a shape, which is 8-bit YUV 4:2:0, or any planar YUV where it upscales."""
     torch.set_num_threads(threads)
     module = _loaded(network, device)
     if isinstance(module, Denoiser):
         return DenoiseLink(module, strength, device)
+    if isinstance(module, Upscaler):
+        return UpscaleLink(module, shape, device)
     assert isinstance(module, Levels)
     return ColourLink(module, strength, shape, device)
 

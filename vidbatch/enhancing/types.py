@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from vidbatch.decoding.types import Bounds
 
@@ -25,6 +26,15 @@ class Step(NamedTuple):
     strength: float
     network: Network | None = None
     """None: a filter of FFmpeg."""
+
+
+UPSCALED: Final = 2
+"""A step `upscale` makes frames so many times as wide and as high."""
+
+
+def times_larger(steps: Iterable[Step]) -> int:
+    """How many times as wide and as high frames are behind all steps."""
+    return int(UPSCALED ** sum(step.name == "upscale" and step.strength > 0 for step in steps))
 
 
 @dataclass(frozen=True)
