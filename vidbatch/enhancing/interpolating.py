@@ -53,7 +53,9 @@ _LONG_FRAMES: Final = 4
 _STEADY: Final = 1.25
 """How many times as long a frame is shown as its neighbour, at most, if speeds are told from both."""
 _OF_FLOWS: Final = "yuv420p"
-_MCI: Final = "fps=1/4:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
+MCI: Final = "mc_mode=aobmc:me_mode=bidir:vsbmc=1"
+_SMALLEST_OF_MCI: Final = 32
+"""Width and height, in pixels."""
 _TICKS: Final = 100_000
 
 
@@ -206,7 +208,7 @@ class _Way:
         self._has_luma = is_planar_yuv(shape.pixel_format) and depth_of(shape.pixel_format) == 8
         self._gray = None if self._has_luma else Conversion(shape, [("format", "gray")])
         self._shape = shape
-        self._method = _method(step, machine)
+        self._method = method_of(step, machine)
         self.is_converted = shape.pixel_format != _OF_FLOWS and step.method != "blend"
         self._there = Conversion(shape, [("format", format_of(_OF_FLOWS, shape))]) if self.is_converted else None
         self._back: Conversion | None = None
@@ -226,7 +228,8 @@ class _Way:
         return [self._back(frame) for frame in made]
 
 
-def _method(step: Step, machine: Machine) -> Between:
+def method_of(step: Step, machine: Machine) -> Between:
+    """The way that a step is done by."""
     if step.method == "blend":
         return Blend()
     if step.method == "minterpolate":
@@ -270,8 +273,11 @@ def _mixed(first: VideoFrame, last: VideoFrame, phase: float) -> VideoFrame:
 class MotionCompensated:
     """FFmpeg's minterpolate: of each four frames by themselves, so that it does not matter what was before.
 
-    Where there is no frame before or behind, the nearest one stands in.
+    Where there is no frame before or behind, the nearest one stands in. Args: `options` of the filter.
     """
+
+    def __init__(self, options: str = MCI) -> None:
+        self._options = options
 
     def prepare(self, frame: VideoFrame) -> VideoFrame:
         """The frame."""
@@ -289,6 +295,8 @@ class MotionCompensated:
         graph = Graph()
         graph.threads = 1
         shape = shape_of(frames[0])
+        if min(shape.width, shape.height) < _SMALLEST_OF_MCI:
+            raise VideoError("unsupported", f"minterpolate takes no pictures of {shape.width}x{shape.height}")
         source = graph.add(
             "buffer", video_size=f"{shape.width}x{shape.height}", pix_fmt=shape.pixel_format,
             time_base=f"1/{_TICKS}", pixel_aspect="1/1", colorspace=str(shape.matrix), range=str(shape.range),
@@ -296,7 +304,7 @@ class MotionCompensated:
         sink = graph.add("buffersink")
         ending = graph.add("format", format_of(shape.pixel_format, shape))
         try:
-            graph.link_nodes(source, graph.add("minterpolate", _MCI), ending, sink).configure()
+            graph.link_nodes(source, graph.add("minterpolate", f"fps=1/4:mi_mode=mci:scd=none:{self._options}"), ending, sink).configure()
             for number, frame in enumerate(frames):
                 frame.pts, frame.time_base = round((8 + number - 1 - phase) * _TICKS), Fraction(1, _TICKS)
                 source.push(frame)
