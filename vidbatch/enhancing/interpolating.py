@@ -304,7 +304,8 @@ class MotionCompensated:
         sink = graph.add("buffersink")
         ending = graph.add("format", format_of(shape.pixel_format, shape))
         try:
-            graph.link_nodes(source, graph.add("minterpolate", f"fps=1/4:mi_mode=mci:scd=none:{self._options}"), ending, sink).configure()
+            between = graph.add("minterpolate", f"fps=1/4:mi_mode=mci:scd=none:{self._options}")
+            graph.link_nodes(source, between, ending, sink).configure()
             for number, frame in enumerate(frames):
                 frame.pts, frame.time_base = round((8 + number - 1 - phase) * _TICKS), Fraction(1, _TICKS)
                 source.push(frame)
