@@ -46,7 +46,7 @@ from enhance_clips import (
 )
 
 from vidbatch.enhancing.chain import Chain, Target
-from vidbatch.enhancing.config import EnhanceConfig
+from vidbatch.enhancing.config import EnhanceConfig, describe
 from vidbatch.enhancing.filters import FilterLink, Method, plain, shape_of
 from vidbatch.enhancing.quality import differences
 
@@ -70,6 +70,14 @@ class Contender(NamedTuple):
     most: float = float("inf")
 
 
+class Network(NamedTuple):
+    """What `vidbatch enhance` does with a network."""
+
+    name: str
+    """With the digest of the weights."""
+    run: Filter
+
+
 class Scores(NamedTuple):
     """Of one clip."""
 
@@ -80,8 +88,8 @@ class Scores(NamedTuple):
 # --- contenders -----------------------------------------------------------------------------------------------------
 
 
-def network(step: str, method: str, strength: float = 1.0) -> Filter:
-    """What `vidbatch enhance` does."""
+def network(step: str, method: str, strength: float = 1.0) -> Network:
+    """One by the name of its method, or in a folder."""
     settings = {"inputs": ("x",), "output": "y", "steps": (step,), step: method, f"{step}_strength": strength}
     steps = EnhanceConfig.model_validate(settings).wanted_steps
 
@@ -90,7 +98,7 @@ def network(step: str, method: str, strength: float = 1.0) -> Filter:
         chain = Chain(steps, Target(frames[0].width, frames[0].height, "yuv420p"), deinterlaces=False)
         return [made for frame in frames for made in chain.push(frame)] + list(chain.flush())
 
-    return run
+    return Network(describe(steps), run)
 
 
 def graph(pixel_format: str, nodes: Callable[[float], list[tuple[str, str]]]) -> Callable[[float], Filter]:
@@ -265,17 +273,27 @@ def _as_yuv(frame: VideoFrame) -> VideoFrame:
 
 
 class Memory:
-    """What filters came to before: they do not change, are slow, and are wanted again for each new network."""
+    """What filters, or networks, came to before: they do not change, are slow, and are wanted again.
 
-    def __init__(self) -> None:
-        self._path = CACHE / f"enhance_filters_{test_clips().name}.json"
+    Networks are known by their weights; forget theirs (the file) when the code that runs them makes other frames.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._path = CACHE / f"enhance_{what}_{test_clips().name}.json"
         self._known: dict[str, list[float]] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
-    def scores_of(self, contender: Contender, x: float, kind: str, clip: str) -> Scores:
+    def of_filter(self, contender: Contender, x: float, kind: str, clip: str) -> Scores:
         """Of one clip, by a filter with its number."""
-        key = f"{contender.name} {x:.6g} {kind} {clip}"
+        return self._of(f"{contender.name} {x:.6g}", lambda: contender.make(x), kind, clip)
+
+    def of_network(self, ours: Network, kind: str, clip: str) -> Scores:
+        """Likewise, by a network."""
+        return self._of(ours.name, lambda: ours.run, kind, clip)
+
+    def _of(self, name: str, make: Callable[[], Filter], kind: str, clip: str) -> Scores:
+        key = f"{name} {kind} {clip}"
         if key not in self._known:
-            self._known[key] = list(scores_of(contender.make(x), kind, clip))
+            self._known[key] = list(scores_of(make(), kind, clip))
             self._path.write_text(json.dumps(self._known, indent=0))
         return Scores(*self._known[key])
 
@@ -287,7 +305,7 @@ def tuned(contender: Contender, kind: str, memory: Memory) -> tuple[float, float
     def of(x: float) -> float:
         x = min(x, contender.most)
         if x not in tried:
-            tried[x] = statistics.mean(memory.scores_of(contender, x, kind, clip).psnr for clip in TUNED_ON)
+            tried[x] = statistics.mean(memory.of_filter(contender, x, kind, clip).psnr for clip in TUNED_ON)
         return tried[x]
 
     best = contender.begin
@@ -312,20 +330,20 @@ def interval(values: Sequence[float]) -> list[float]:
 
 
 def compare(
-    kind: str, ours: Filter, contenders: Sequence[Contender], beside: Sequence[Contender] = ()
+    kind: str, ours: Network, contenders: Sequence[Contender], beside: Sequence[Contender] = ()
 ) -> dict[str, Any]:
     """One row: ours, identity and every contender at its best, clip by clip."""
+    memory, networks = Memory("filters"), Memory("networks")
     found: dict[str, dict[str, Scores]] = {
-        "vidbatch": {clip: scores_of(ours, kind, clip) for clip in JUDGED_BY},
+        "vidbatch": {clip: networks.of_network(ours, kind, clip) for clip in JUDGED_BY},
         "identity": {clip: scores_of(identity, kind, clip) for clip in JUDGED_BY},
     }
     strengths: dict[str, float] = {}
-    memory = Memory()
     for contender in (*contenders, *beside):
         began = time.perf_counter()
         x, _ = tuned(contender, kind, memory)
         strengths[contender.name] = x
-        found[contender.name] = {clip: memory.scores_of(contender, x, kind, clip) for clip in JUDGED_BY}
+        found[contender.name] = {clip: memory.of_filter(contender, x, kind, clip) for clip in JUDGED_BY}
         print(f"  {contender.name} {strengths[contender.name]:g}: {_mean(found[contender.name]):.2f} dB "
               f"({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)  # fmt: skip
     rivals = [contender.name for contender in contenders]
@@ -364,19 +382,19 @@ def _mean(scores: dict[str, Scores]) -> float:
     return statistics.mean(score.psnr for score in scores.values())
 
 
-def clean_colours(ours: Filter) -> dict[str, Any]:
+def clean_colours(ours: Network) -> dict[str, Any]:
     """What becomes of colours that were good, as CIE's difference of 2000; and how much levels flicker, if spoilt."""
     from skimage.color import deltaE_ciede2000, rgb2lab
 
     differing, means, greatest = {}, [], []
     for clip in JUDGED_BY:
-        made = [to_rgb(frame) for frame in ours(test_clips() / clip / "good.mkv")]
+        made = [to_rgb(frame) for frame in ours.run(test_clips() / clip / "good.mkv")]
         pairs = list(zip(good_rgb(clip), made, strict=True))[::5]
         differing[clip] = np.concatenate(
             [deltaE_ciede2000(rgb2lab(one), rgb2lab(other)).ravel() for one, other in pairs]
         )
         for kind in COLOUR:
-            frames = ours(test_clips() / clip / f"{kind}.mkv")
+            frames = ours.run(test_clips() / clip / f"{kind}.mkv")
             offset = [
                 (to_rgb(frame).astype(np.float64) - wanted).mean((0, 1))
                 for frame, wanted in zip(frames, good_rgb(clip), strict=True)
@@ -394,7 +412,7 @@ def clean_colours(ours: Filter) -> dict[str, Any]:
     }
 
 
-def cpu_ratio(denoiser: Filter, *, pairs: int) -> dict[str, Any]:
+def cpu_ratio(denoiser: Network, *, pairs: int) -> dict[str, Any]:
     """CPU seconds a frame of 720p of the denoiser and of nlmeans, one thread, in turn."""
     torch.set_num_threads(1)
     source = read(clip_path("sintel_trailer.mp4"))[600:612]
@@ -403,7 +421,7 @@ def cpu_ratio(denoiser: Filter, *, pairs: int) -> dict[str, Any]:
 
         path = Path(folder) / "720p.mkv"
         write(path, source)
-        ways = {"vidbatch": denoiser, "nlmeans": graph("yuv420p", _nlmeans(7, 15))(6.0)}
+        ways = {"vidbatch": denoiser.run, "nlmeans": graph("yuv420p", _nlmeans(7, 15))(6.0)}
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(pairs + 1):
             for name, way in ways.items():
@@ -478,14 +496,14 @@ def plot(rows: Sequence[dict[str, Any]]) -> Any:
     return made
 
 
-def picture(place: Path, denoiser: Filter) -> None:
+def picture(place: Path, denoiser: Network) -> None:
     """Before (left) and after (right) of a clip in the public domain: white noise, noise of a sensor behind x264."""
     from PIL import Image
 
     rows = []
     for kind in (NOISE[1], NOISE[-1]):
         path = test_clips() / "city.mpg" / f"{kind}.mkv"
-        sides = [to_rgb(frames[8])[60:330, 120:600] for frames in (read(path), denoiser(path))]
+        sides = [to_rgb(frames[8])[60:330, 120:600] for frames in (read(path), denoiser.run(path))]
         rows.append(np.hstack(sides))
     Image.fromarray(np.vstack(rows)).save(place, quality=88)
 
@@ -493,19 +511,18 @@ def picture(place: Path, denoiser: Filter) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
-    for name, shipped in {"denoise": "network", "artefacts": None, "colour": None}.items():
+    for name, shipped in {"denoise": "network", "artefacts": "artefacts", "colour": "network"}.items():
         parser.add_argument(f"--{name}", default=shipped, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
     given = {"noise": options.denoise, "codec": options.artefacts, "colour": options.colour, "cpu": options.denoise}
-    parts = [part for part, folder in given.items() if folder and options.only in (None, part)]
-    if not parts:
-        parser.error(f"--only {options.only} needs a network for it")
+    parts = [part for part in given if options.only in (None, part)]
     few = 1 if options.quick else None
     found: dict[str, Any] = {"rows": []}
     if "noise" in parts:
         ours = network("denoise", options.denoise)
         for kind in NOISE[1 : 2 if few else None] if few else NOISE:
-            found["rows"].append(compare(kind, ours, denoisers()[:few], reported_beside()[:few]))
+            beside = reported_beside()[:few] if kind == NOISE[1] else []  # of one kind: a quarter of an hour
+            found["rows"].append(compare(kind, ours, denoisers()[:few], beside))
     if "codec" in parts:
         for kind in CODEC[:few]:
             found["rows"].append(compare(kind, network("denoise", options.artefacts), deblockers()[:few]))

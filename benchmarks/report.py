@@ -367,9 +367,9 @@ def render(folder: Path = RESULTS) -> str:
         camera_accuracy,
         camera_real,
         enhance,
-        gpu,
         upscale,
         interpolate,
+        gpu,
     ):
         path = folder / f"{benchmark.__name__}.json"
         if path.exists():

@@ -20,7 +20,7 @@ SETTINGS = {
     "--crops-per-window": "16",
     "--batch-size": "8",
     "--slice-size": "8",
-    "--epochs": "160",
+    "--epochs": "60",
     "--loss": "root",
     "--learning-rate": "2e-3",
     "--warmup-epochs": "1",

@@ -65,9 +65,9 @@ def random_levels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = EnhancerSpec.of("colour", num_frames=1, widths=(8,))
     network = spec.build(seed=3)
     state = network.state_dict()
-    last = max(name for name in state if name.startswith("head") and name.endswith("weight")).removesuffix("weight")
+    last = max(name for name in state if name.startswith("body") and name.endswith("weight")).removesuffix("weight")
     state[f"{last}weight"] *= 50
-    state[f"{last}bias"][5:] = -0.5
+    state[f"{last}bias"][8:] = -0.5
     save_enhancer(str(place), state, spec)
     return place
 
@@ -111,6 +111,35 @@ def test_levels_that_are_known_undo_what_was_spoilt() -> None:
     curves = torch.cat([torch.full((3,), offset), white.log(), torch.full((3,), math.log(1 / gamma))]).expand(4, 9)
     assert (spoilt - pictures).abs().mean() > 0.05
     assert (levels.apply(spoilt, curves) - pictures).abs().max() < 0.02
+
+
+def test_how_far_a_picture_reaches_is_seen_exactly_and_what_is_clipped() -> None:
+    picture = torch.randint(40, 200, (1, 3, 72, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    picture[0, :, 5, 7] = torch.tensor([240, 220, 30], dtype=torch.uint8)  # one pixel
+    counts = levels.count(picture)
+    assert torch.equal(counts.sum(1), torch.ones(3))
+    small = functional.interpolate(picture / 255, levels.THUMBNAIL, mode="area")
+    seen = levels.look(counts[None], small)
+    assert torch.allclose(seen.low, torch.tensor([[30 / 255]]))
+    assert torch.allclose(seen.size, torch.tensor([[210 / 255]]))
+    assert torch.allclose(seen.own * 255, torch.tensor([[210.0, 190.0, 169.0]]))
+    twice = levels.look(counts[None], torch.cat([small, small], dim=2))
+    assert torch.allclose(twice.values, seen.values, atol=1e-5), (
+        "of several pictures as of one that is like all of them"
+    )
+    bright = picture.clamp(max=150)
+    assert not torch.allclose(levels.look(levels.count(bright)[None], small).values, seen.values, atol=0.05)
+
+
+def test_well_exposed_pictures_are_white_in_all_channels() -> None:
+    toned = (
+        torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([0.9, 0.7, 0.6])[:, None, None]
+    )
+    made = degrade.exposed(toned)
+    assert torch.allclose(made.amax((2, 3)), torch.ones(2, 3))
+    assert torch.equal(made.mul(255).round(), made.mul(255)), "whole levels"
+    assert torch.allclose(degrade.exposed(made), made, atol=0.01)
 
 
 def test_tables_of_no_change_change_nothing_and_0_stays_0() -> None:

@@ -50,7 +50,9 @@ _KINDS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """Of networks that a step takes."""
 NETWORKS: Final[dict[str, dict[str, str]]] = {
-    "denoise": {"network": f"{SHIPPED}denoise"}, "colour": {}, "upscale": {"network": f"{SHIPPED}upscale"},
+    "denoise": {"network": f"{SHIPPED}denoise", "artefacts": f"{SHIPPED}artefacts"},
+    "colour": {"network": f"{SHIPPED}colour"},
+    "upscale": {"network": f"{SHIPPED}upscale"},
     "interpolate": {"network": f"{SHIPPED}interpolate"},
 }  # fmt: skip
 """Methods that are networks which come with vidbatch, and their places."""
@@ -90,14 +92,15 @@ class EnhanceConfig(RunSettings):
     )
     denoise: str = Field(
         "atadenoise",
-        description="How: network (against noise), nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, "
-        "atadenoise or deblock (fast), or the folder or prefix of a network that `train-enhancer` has made.",
+        description="How: network (against noise), artefacts (a network against those of codecs), nlmeans, bm3d or "
+        "OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock (fast), or the folder or prefix of a "
+        "network that `train-enhancer` has made.",
     )
     denoise_strength: float | None = _strength()
     colour: str = Field(
         "normalize",
-        description="How: normalize (contrast and white balance), greyedge, grayworld or colorcorrect (white balance), "
-        "OpenCV's clahe (contrast), or the folder or prefix of a network.",
+        description="How: network (white balance, exposure, contrast), normalize (contrast, white balance), greyedge, "
+        "grayworld or colorcorrect (white balance), OpenCV's clahe (contrast), or the folder or prefix of a network.",
     )
     colour_strength: float | None = _strength()
     upscale: str = Field(

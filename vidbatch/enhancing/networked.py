@@ -7,13 +7,11 @@ Denoiser. What a frame is compared by is found once and kept until it is no neig
 where there are too few neighbours, those of the other side stand in. Large pictures are made in strips, which bounds
 memory; a strip's surroundings are as large as what the network sees of them, so that no strip shows.
 
-On a GPU that can, its convolutions work in bf16. Not in fp16: within the network that comes along values reach a
-million on any picture, 15 times what fp16 holds.
+On a GPU that can, its convolutions work in bf16: not in fp16, which holds no value above 65,504.
 
 Upscaler: see upscaling.py. Interpolator: see flowing.py.
 
-Levels. Each frame's curves are found in a small picture of it, and averaged over the frames around it that belong to
-the same shot: levels must not flicker.
+Levels. A frame's curves are found in all frames around it that belong to the same shot: levels must not flicker.
 """
 
 from __future__ import annotations
@@ -48,7 +46,9 @@ _MOST_ROWS: Final = 544
 """Of a strip, and only of pictures that are larger than _LARGE."""
 _LARGE: Final = 1920 * 1088
 _SHOT: Final = Reach(48, 12)
-"""Frames whose curves are averaged."""
+"""Frames by which the curves of one are found."""
+_MOST_SMALL: Final = 8
+"""Small pictures of a shot that are looked at, evenly spaced; what levels there are is counted in all frames."""
 _CUT: Final = 0.12
 """Mean difference of two small pictures, of 1, that no movement makes."""
 
@@ -229,7 +229,10 @@ def frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
 
 class _Held(NamedTuple):
     frame: VideoFrame
-    curves: Tensor
+    counts: Tensor
+    """(3, 256)"""
+    small: Tensor
+    """(3, 36, 64)"""
     shot: int
 
 
@@ -256,8 +259,8 @@ class ColourLink:
         if self._last is not None and float((small - self._last).abs().mean()) > _CUT:
             self._shot += 1
         self._last = small
-        curves = self._network(small[None].to(self._device))
-        for held, at in self._around.add(_Held(frame, curves[0].float().cpu(), self._shot)):
+        counts = levels.count(torch.from_numpy(self._to_rgb(frame).to_ndarray()).movedim(-1, 0))
+        for held, at in self._around.add(_Held(frame, counts, small, self._shot)):
             yield self._made(held, at)
 
     def flush(self) -> Iterator[VideoFrame]:
@@ -266,8 +269,8 @@ class ColourLink:
             yield self._made(held, at)
 
     def _made(self, held: list[_Held], at: int) -> VideoFrame:
-        frame, _, shot = held[at]
-        curves = torch.stack([each.curves for each in held if each.shot == shot]).mean(0)
+        frame = held[at].frame
+        curves = self._curves([each for each in held if each.shot == held[at].shot])
         tables = levels.tables(curves * self._strength).numpy()
         if all(np.array_equal(table, np.arange(256)) for table in tables):
             return frame
@@ -275,3 +278,11 @@ class ColourLink:
         for channel, table in enumerate(tables):
             rgb[..., channel] = table[rgb[..., channel]]
         return tagged(self._back(VideoFrame.from_ndarray(rgb, format="rgb24")), frame)
+
+    @torch.inference_mode()
+    def _curves(self, shot: list[_Held]) -> Tensor:
+        """(9,), of the frames of a shot."""
+        counts = torch.stack([each.counts for each in shot]).mean(0, keepdim=True)
+        small = torch.cat([each.small for each in shot[:: -(-len(shot) // _MOST_SMALL)]], dim=1)
+        curves: Tensor = self._network(counts.to(self._device), small[None].to(self._device))
+        return curves[0].cpu()

@@ -45,6 +45,16 @@ def noisy(frames: Tensor, generator: Generator) -> Tensor:
     return quantised(frames + deviation * noise)
 
 
+def exposed(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) whose darkest thousandth is black, and the brightest one of each channel white."""
+    n, channels = pictures.shape[:2]
+    ends = torch.tensor([0.001, 0.999], device=pictures.device)
+    low, high = torch.quantile(pictures.flatten(2), ends, dim=2)
+    low = low.amin(1, keepdim=True).clamp(max=0.4).expand(n, channels)
+    high = high.clamp(min=0.25).maximum(low + 0.1)
+    return quantised(((pictures - low[..., None, None]) / (high - low)[..., None, None]).clamp(0, 1))
+
+
 class Colours(NamedTuple):
     """How colours are spoilt; N pictures."""
 

@@ -29,7 +29,7 @@ _WEIGHTS: Final = Path(__file__).parent / "weights"
 _WIDTHS: Final[dict[str, tuple[int, ...]]] = {
     "denoise": (32, 48, 96),
     "artefacts": (32, 48, 96),
-    "colour": (32,),
+    "colour": (96,),
     "interpolate": (16, 48, 64),
     "upscale": (32,),
 }

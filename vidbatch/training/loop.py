@@ -39,6 +39,7 @@ from vidbatch.training.interpolating import Interpolating
 from vidbatch.training.loader import Loader, Slice, Wanted
 from vidbatch.training.objective import Objective
 from vidbatch.training.optimise import Schedule, held_weights, make_average, make_optimizer
+from vidbatch.training.recolouring import Recolouring
 from vidbatch.training.restore_config import RestoreConfig
 from vidbatch.training.restoring import Restoring
 from vidbatch.training.settings import TrainSettings
@@ -71,7 +72,7 @@ def make_objective(
     if isinstance(config, TrainConfig):
         return Classifying(config, data, device, weights)
     assert isinstance(config, RestoreConfig)
-    kinds = {"interpolate": Interpolating, "upscale": Upscaling}
+    kinds = {"colour": Recolouring, "interpolate": Interpolating, "upscale": Upscaling}
     return kinds.get(config.kind, Restoring)(config, device, weights)
 
 

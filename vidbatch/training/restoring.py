@@ -13,9 +13,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional
 
-from vidbatch.restoring import degrade, levels, planes
+from vidbatch.restoring import degrade, planes
 from vidbatch.restoring.spec import save_enhancer, start
 from vidbatch.training.objective import Judged, autocast
 from vidbatch.training.restore_config import RestoreConfig
@@ -75,10 +74,8 @@ class Restoring:
         n = len(windows)
         squares = [self._squares(windows["frames"][at], seeds[at]) for at in range(n)]
         good, spoilt = (torch.cat(part).to(self._device) for part in zip(*squares, strict=True))
-        judge = self._colours if self._config.kind == "colour" else self._cells
-        losses, errors = judge(network, good, spoilt)
-        scores = -10 * errors.clamp(min=1e-10).log10()
-        return Judged(losses.view(n, -1).mean(1), scores.view(n, -1).mean(1))
+        losses, errors = self._cells(network, good, spoilt)
+        return Judged(losses.view(n, -1).mean(1), scores_of(errors, n))
 
     def _cells(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and mean squared error (in luma) of each square; squares are (N, T, 3, H, W)."""
@@ -93,15 +90,6 @@ class Restoring:
         weights[planes.NUM_LUMA :] = CHROMA_WEIGHT
         losses = self._losses(difference, weights[:, None, None] / weights.mean())
         return losses, difference[:, : planes.NUM_LUMA].detach().clamp(-1, 1).square().mean((1, 2, 3))
-
-    def _colours(self, network: nn.Module, good: Tensor, spoilt: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of colours; squares are (N, 1, 3, 72, 128)."""
-        with autocast(self._device, self._config.precision):
-            curves = network(spoilt[:, 0])
-        made = levels.apply(spoilt[:, 0], curves.float())
-        difference = made - good[:, 0]
-        losses = self._losses(difference, torch.ones((), device=self._device))
-        return losses, difference.detach().square().mean((1, 2, 3))
 
     def _losses(self, differences: Tensor, weights: Tensor) -> Tensor:
         """Of each square. Args: differences (N, C, h, w); weights of them, whose mean is 1."""
@@ -120,22 +108,15 @@ class Restoring:
         generator = Generator().manual_seed(int(seed) % 2**63)
         window = torch.from_numpy(np.ascontiguousarray(frames))
         halves = list(window.chunk(2, dim=1)) if config.pairs else [window, window]
-        height, width = halves[0].shape[1:3]
+        crop, (height, width) = config.crop, halves[0].shape[1:3]
         found: list[tuple[Tensor, Tensor]] = []
         for _ in range(config.crops_per_window):
             numbers = torch.rand(6, generator=generator).tolist()
-            rows, columns = self._sides(height, width, numbers[4])
             # Even places: chroma has one sample for two pixels.
-            top = int(numbers[0] * (height - rows + 1)) // 2 * 2
-            left = int(numbers[1] * (width - columns + 1)) // 2 * 2
+            top, left = (int(numbers[k] * (side - crop + 1)) // 2 * 2 for k, side in enumerate((height, width)))
             flips = [dim for dim, number in ((2, numbers[2]), (0, numbers[3])) if number < 0.5]
-            one, other = (half[:, top : top + rows, left : left + columns].flip(flips) for half in halves)
-            if config.kind == "colour":
-                one = functional.interpolate(to_float(one), levels.THUMBNAIL, mode="area")
+            one, other = (half[:, top : top + crop, left : left + crop].flip(flips) for half in halves)
             found.append((one, other))
-        if config.kind == "colour":
-            good = torch.stack([one for one, _ in found])
-            return good, degrade.recoloured(good, degrade.random_colours(len(good), generator))
         # Bytes until they are where the network is: what comes after is a device's work.
         pair = [torch.stack(part) for part in zip(*found, strict=True)]
         if config.kind == "denoise" and float((pair[0] != pair[1]).float().mean()) < _SAME:
@@ -143,9 +124,7 @@ class Restoring:
             return good, degrade.noisy(good, generator)
         return to_float(pair[0].to(self._device)), to_float(pair[1].to(self._device))
 
-    def _sides(self, height: int, width: int, number: float) -> tuple[int, int]:
-        """Height and width of a square; for colours anything from half the frame to all of it, made small then."""
-        if self._config.kind != "colour":
-            return self._config.crop, self._config.crop
-        share = 0.5 + 0.5 * number
-        return int(height * share) // 2 * 2, int(width * share) // 2 * 2
+
+def scores_of(errors: Tensor, n: int) -> Tensor:
+    """PSNR of each of n windows, the mean of that of its squares, of mean squared errors (N,) of values 0 to 1."""
+    return (-10 * errors.clamp(min=1e-10).log10()).view(n, -1).mean(1)
