@@ -317,6 +317,37 @@ def upscale(content: Content) -> Iterator[Line]:
     )
 
 
+def interpolate(content: Content) -> Iterator[Line]:
+    """How much nearer to frames that were left out the network comes than the best of the others, and what it costs."""
+    for row in content["rows"]:
+        psnr, best = row["psnr"], row["best_other"]
+        over, clips = row["over"][best], len(row["clips"])
+        low, high = over["interval"]
+        behind = "; ".join(f"{name} {psnr[name]:.2f}" for name in psnr if name != "network")
+        figure = (
+            f"**{over['db']:+.2f} dB** ({low:+.2f} to {high:+.2f}; {psnr['network']:.2f}, {behind}), "
+            f"SSIM {row['ssim']['network']:.4f} and {row['ssim'][best]:.4f}; ahead on {over['clips_ahead']} of {clips} "
+            f"clips, worst {row['worst_over_best_db']:+.2f} ({row['worst_clip']})"
+        )
+        wanted = "≥ +0.5 dB, on 2/3 of clips" if row["time"] == "1/2" else "≥ 0"
+        yield f"`--interpolate network` over {best}, luma of real frames left out, at {row['time']}", figure, wanted
+    for name, found in content["rows"][0]["bins"].items():
+        ours, low, high = found["psnr"]["network"], *found["pixels"]
+        best = max((way for way in found["psnr"] if way != "network"), key=found["psnr"].__getitem__)
+        yield (
+            f"the same at 1/2, {name}: {low} to {high} pixels of 720p between the frames given",
+            f"**{ours - found['psnr'][best]:+.2f} dB** over {best} ({found['windows']} windows)",
+            "> 0",
+        )
+    cpu = content["cpu_seconds_a_720p_frame"]
+    others = ", ".join(f"{name} {cpu[name]:.3g} s" for name in cpu if name != "network")
+    yield (
+        "CPU of the network that interpolates, a frame of 720p",
+        f"**{cpu['network']:.2f} s** ({others})",
+        "≤ minterpolate",
+    )
+
+
 def _spread(found: Content) -> str:
     return f"{found['median']:.2f}× ({found['min']:.2f} to {found['max']:.2f})"
 
@@ -337,6 +368,7 @@ def render(folder: Path = RESULTS) -> str:
         camera_real,
         enhance,
         upscale,
+        interpolate,
         gpu,
     ):
         path = folder / f"{benchmark.__name__}.json"

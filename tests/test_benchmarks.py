@@ -46,6 +46,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "camera_accuracy",
         "enhance",
         "upscale",
+        "interpolate",
     ],
 )
 def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:
@@ -289,3 +290,38 @@ def test_real_windows_are_of_clips_that_nothing_is_trained_on_and_overlap_by_hal
         start, end = float(before["start_seconds"]), float(before["end_seconds"])
         assert end - start <= 2.0 + 1e-6
         assert after["clip"] != before["clip"] or float(after["start_seconds"]) >= (start + end) / 2 - 0.21, after
+
+
+def test_windows_to_interpolate_in_hold_no_cut_and_nothing_repeated_and_are_of_a_bin(load: Any, clips: Any) -> None:
+    benchmark = load("interpolate")
+    assert clips["bikes.mp4"]
+    found = benchmark.windows_of("bikes.mp4", 1)
+    assert found
+    for window in found:
+        low, high = benchmark.BINS[window.bin]
+        assert low <= benchmark.motion_of(window.frames[4], window.frames[6]) < high
+        assert len(window.frames) == benchmark.WINDOW
+    still = [found[0].frames[0]] * benchmark.WINDOW
+    assert benchmark.is_one_movement(found[0].frames)
+    assert not benchmark.is_one_movement(still)
+
+
+def test_a_frame_that_was_there_scores_as_itself_and_the_report_says_what_was_found(load: Any, clips: Any) -> None:
+    benchmark, report = load("interpolate"), load("report")
+    assert clips["carphone.mp4"]
+    windows = {"carphone.mp4": benchmark.windows_of("carphone.mp4", 1)}
+
+    class Truth(benchmark.Repeat):  # type: ignore[misc, name-defined]
+        def make(self, before: Any, first: Any, last: Any, after: Any, phases: Any) -> Any:
+            gap, place = next(pair for pair in benchmark.TIMES.values() if pair[1] / pair[0] == phases[0])
+            (window,) = (w for w in windows["carphone.mp4"] if w.frames[4] is first and w.frames[4 + gap] is last)
+            return [window.frames[4 + place]]
+
+    ways = {"repeat": benchmark.Repeat(), "blend": benchmark.method_of(benchmark.step_of("blend"), benchmark.Machine()),
+            "network": Truth()}  # fmt: skip
+    rows = [benchmark.compare(at, ways, windows) for at in benchmark.TIMES]
+    assert all(row["ssim"]["network"] == 1 and row["best_other"] == "blend" for row in rows)
+    cpu = {"network": 0.8, "minterpolate": 0.3}
+    lines = list(report.interpolate({"rows": rows, "cpu_seconds_a_720p_frame": cpu}))
+    assert len(lines) == 3 + len(rows[0]["bins"]) + 1
+    assert "SSIM 1.0000" in lines[0][1]

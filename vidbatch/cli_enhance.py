@@ -23,6 +23,7 @@ def enhance(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **s
     vidbatch enhance videos/ --output better/ --steps denoise,colour --denoise nlmeans --denoise-strength 0.3
     vidbatch enhance s3://bucket/videos --output s3://bucket/better --codec av1 --container webm --crf 35
     vidbatch enhance videos/ --output twice/ --steps denoise,upscale --upscale network
+    vidbatch enhance videos/ --output smooth/ --steps interpolate --fps 60
     vidbatch enhance videos/ --output small/ --steps none --bitrate 800k --two-pass
 
     Killed or stopped? Run the same command again: only what is missing is done.

@@ -185,12 +185,14 @@ ENHANCED: Final = pa.schema(
         pa.field("output_pixel_format", pa.string()),
         pa.field("output_size_bytes", pa.int64()),
         pa.field("output_duration_seconds", pa.float64()),  # from the first frame to the end of the last
+        pa.field("output_frame_rate", pa.float64()),  # average, frames a second
         pa.field("output_bit_rate", pa.float64()),  # bits a second, of all streams
         pa.field("num_frames_decoded", pa.int64(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),  # written
+        pa.field("num_frames_interpolated", pa.int64(), nullable=False),  # of these, made between two others
         pa.field("num_frames_measured", pa.int64(), nullable=False),  # the first, and one a second
         # Before encoding, against the decoded frame; where the step upscale is done, against that upscaled by Lanczos,
-        # which is also what sharpness and noise before are of.
+        # which is also what sharpness and noise before are of. Of frames that have a decoded one, and are not made.
         pa.field("psnr_db", pa.float64()),  # infinite: equal
         pa.field("ssim", pa.float64()),
         pa.field("sharpness_before", pa.float64()),  # variance of the Laplacian of 8-bit luma
@@ -219,7 +221,7 @@ ENHANCED_CLIPS: Final = pa.schema(
 
 PACKETS: Final = pa.schema(
     [
-        pa.field("pts", pa.int64(), nullable=False),  # ticks of the source's time base
+        pa.field("pts", pa.int64(), nullable=False),  # ticks of the file's time base (types.Picture)
         pa.field("duration", pa.int64(), nullable=False),
         pa.field("is_keyframe", pa.bool_(), nullable=False),
         pa.field("data", pa.large_binary(), nullable=False),

@@ -4,7 +4,9 @@
 
     config.py    what a user can set                      types.py    what goes into a child process, and out of it
     filters.py   the classical methods: FFmpeg filters    reading.py  a clip -> its frames, with those around it
-    networked.py, upscaling.py, opencv.py: other methods  chain.py    all steps of a run, one behind the other
+    networked.py, upscaling.py, opencv.py: other methods  chain.py    steps that give a frame for each
+    interpolating.py  more frames (flowing.py: by flow)   timeline.py when these are shown; cuts.py: where none are made
+    passage.py   all steps of a run
     encode.py    frames -> packets                        files.py    packets and what is copied -> one file
     quality.py   what changed, in figures and pictures    clip.py     what runs in the child, whole
     worker.py    the actor that owns the child            rows.py     clips -> rows of whole videos
@@ -16,9 +18,10 @@ store twice costs more than most of these filters take, while what is encoded is
 bounded by what an encoder looks ahead, frames meet no queue, and the process boundary that strangers' files need
 anyway is crossed by a path and some figures (schema.ENHANCED_CLIPS). A step that is a network wants a GPU that few
 processes share and batches of frames: it will be an actor pool of its own between two such children, frames travelling
-as planes of YUV 4:2:0 in blocks (blocks.py, yuv.py) as they do in `label`. What it has to be is what filters.Chain is:
+as planes of YUV 4:2:0 in blocks (blocks.py, yuv.py) as they do in `label`. What it has to be is what chain.Chain is:
 frames are pushed, enhanced ones come out in order, one for each, and `reach` says how many frames before and behind
-it has to see.
+it has to see. Only interpolation changes number and times of frames: it stands between two chains (passage.py), and the
+times of what comes out are found from those of the source alone, so that clips know theirs.
 
 Clips. A video that is one clip becomes a file in its child. Of one that is many, with constant quality (crf), each clip
 has an encoder of its own, which begins with a keyframe and refers to nothing outside (closed GOPs); its packets stand

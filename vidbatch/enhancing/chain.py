@@ -3,6 +3,7 @@
 Runs in the child process. Neighbouring steps by FFmpeg's filters are one filter graph (filters.py); a step by a network
 (networked.py, upscaling.py) or by OpenCV (opencv.py) is a link of its own, which takes and gives 8-bit YUV 4:2:0, or
 planar YUV of any kind where it upscales. Strength 0 is no link at all, so that frames stay as they are, bit for bit.
+The step that makes more frames than there were stands between two chains: passage.py.
 """
 
 from __future__ import annotations
@@ -47,6 +48,20 @@ class Link(Protocol):
         """Give what is still on the way; nothing is pushed any more."""
 
 
+class Timed(NamedTuple):
+    """A frame, shown from one tick to another: of the source's time base, behind interpolation of the file's."""
+
+    tick: int
+    end: int
+    frame: VideoFrame
+    original: VideoFrame | None = None
+    """The decoded frame that it is measured by."""
+    beside: VideoFrame | None = None
+    """The decoded frame that was shown at this time, where a contact sheet may show both."""
+    is_made: bool = False
+    """Whether it was made between two others."""
+
+
 class Target(NamedTuple):
     """What all frames become: their size in pixels, and the pixel format."""
 
@@ -83,11 +98,12 @@ class Chain:
     """Push frames, iterate over what is ready; as many frames come out as went in.
 
     Args: `deinterlaces` where the header says that there are two fields in a frame; frames that say so themselves
-    are deinterlaced anyway. Frames of another size are scaled to that of the target, odd ones padded.
+    are deinterlaced anyway. Frames of another size are scaled to that of the target, odd ones padded; where there is
+    none, they come out as large as the steps make them, in the pixel format that they had.
     """
 
     def __init__(
-        self, steps: Iterable[Step], target: Target, *, deinterlaces: bool, machine: Machine | None = None
+        self, steps: Iterable[Step], target: Target | None, *, deinterlaces: bool, machine: Machine | None = None
     ) -> None:
         self._steps = [step for step in steps if step.strength > 0]
         self._target = target
@@ -149,12 +165,13 @@ class Chain:
             at = at._replace(pixel_format=wanted)
             links.append(self._link_of(step, at))
             entry = at = at.times(UPSCALED if step.name == "upscale" else 1)
-        ending = self._ending(at, shape.pixel_format)
-        if methods or ending or at.pixel_format != self._target.pixel_format:
-            methods.append((_formatting(self._target.pixel_format, at, ending), 1.0))
+        target = self._target or Target(at.width, at.height, shape.pixel_format)
+        ending = self._ending(at, shape.pixel_format, target)
+        if methods or ending or at.pixel_format != target.pixel_format:
+            methods.append((_formatting(target.pixel_format, at, ending), 1.0))
             links.append(FilterLink(entry, methods))
-        if self._pads(at):
-            links.append(_PadLink(self._target))
+        if _pads(at, target):
+            links.append(_PadLink(target))
         return links
 
     def _link_of(self, step: Step, shape: Shape) -> Link:
@@ -166,22 +183,17 @@ class Chain:
 
         return make_link(step.network, step.strength, shape, self._machine.device, self._machine.threads)
 
-    def _ending(self, shape: Shape, pixel_format: str) -> Nodes:
+    def _ending(self, shape: Shape, pixel_format: str, target: Target) -> Nodes:
         """What makes frames as large as the target. Args: `pixel_format` is the one that they had at first."""
-        target = self._target
         if pixel_format != target.pixel_format:
             self._say(f"pixel format {pixel_format} became {target.pixel_format}")
         sizes = f"{shape.width}x{shape.height} to {target.width}x{target.height}"
-        if self._pads(shape):
+        if _pads(shape, target):
             self._say(f"padded from {sizes}: the encoder takes even sizes only")
         elif (target.width, target.height) != (shape.width, shape.height):
             self._say(f"frames scaled from {sizes}")
             return [("scale", f"{target.width}:{target.height}:flags=bicubic+accurate_rnd+bitexact")]
         return []
-
-    def _pads(self, shape: Shape) -> bool:
-        """Whether frames lack but a row or a column."""
-        return (self._target.width - shape.width, self._target.height - shape.height) in ((0, 1), (1, 0), (1, 1))
 
     def _say(self, change: str) -> None:
         if change not in self.changes:
@@ -201,6 +213,11 @@ class _PadLink:
     def flush(self) -> Iterator[VideoFrame]:
         """Nothing: no frame waits for another."""
         yield from ()
+
+
+def _pads(shape: Shape, target: Target) -> bool:
+    """Whether frames lack but a row or a column."""
+    return (target.width - shape.width, target.height - shape.height) in ((0, 1), (1, 0), (1, 1))
 
 
 def _taken_by(step: Step, pixel_format: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ from av.video.frame import VideoFrame
 from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.log import Log
 from vidbatch.decoding.reading import FrameReader
-from vidbatch.enhancing.chain import Chain, Machine, Target, reach_of
-from vidbatch.enhancing.encode import Pass, check_size, configure, encoded, picture_of
+from vidbatch.enhancing.chain import Machine, Target, Timed
+from vidbatch.enhancing.encode import Pass, check_size, configure, encoded, picture_of, rate_of
 from vidbatch.enhancing.files import joined_packets, write_file, write_packets
 from vidbatch.enhancing.filters import larger
+from vidbatch.enhancing.passage import Passage, around
 from vidbatch.enhancing.quality import Thumbnails, contact_sheet, measure
-from vidbatch.enhancing.reading import ClipReader, Enhanced, check_colour, is_interlaced
+from vidbatch.enhancing.reading import ClipReader, check_colour, is_interlaced
+from vidbatch.enhancing.timeline import Timeline
 from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture, times_larger
 from vidbatch.errors import VideoError
 
@@ -56,6 +59,7 @@ def _beating(work: Iterator[None], facts: Facts) -> Iterator[tuple[Record, None]
                 beat = time.monotonic()
     except VideoError as error:
         facts.error_kind, facts.error_message, facts.num_frames = error.kind, error.message, 0
+        facts.num_interpolated = 0
     yield {"facts": facts.to_dict()}, None
 
 
@@ -66,6 +70,7 @@ class _ClipWork:
         self._job = job
         self._facts = facts
         self._thumbnails = Thumbnails() if job.contact_sheet else None
+        self._timeline: Timeline | None = None
 
     def run(self) -> Iterator[None]:
         job, facts = self._job, self._facts
@@ -76,9 +81,12 @@ class _ClipWork:
 
     def _encode(self, video: Video, log: Log) -> Iterator[None]:
         job, facts = self._job, self._facts
-        first = _first_frame(video, log)
+        first, tick = _first_frame(video, log)
         check_colour(int(first.color_trc))
-        picture = facts.picture = picture_of(video, first, job.encoding, times_larger(job.steps))
+        pace = next((step.pace for step in job.steps if step.pace is not None), None)
+        if pace is not None:
+            self._timeline = Timeline(pace, video.time_base, rate_of(video), tick)
+        picture = facts.picture = picture_of(video, first, job.encoding, times_larger(job.steps), self._timeline)
         check_size(picture, job)
         way: Pass | None = None
         if job.encoding.two_pass:
@@ -113,29 +121,32 @@ class _ClipWork:
         spent.encode_seconds = facts.encode_seconds
         video.reopen()
 
-    def _frames(self, video: Video, log: Log, picture: Picture, facts: Facts, *, measures: bool) -> Iterator[Enhanced]:
+    def _frames(self, video: Video, log: Log, picture: Picture, facts: Facts, *, measures: bool) -> Iterator[Timed]:
         job, factor = self._job, times_larger(self._job.steps)
         interlaced = is_interlaced(video)
         target = Target(picture.width, picture.height, picture.pixel_format)
-        machine = Machine(job.device, job.encoding.threads)
-        chain = Chain(job.steps, target, deinterlaces=interlaced, machine=machine)
+        passage = Passage(
+            job.steps, target, self._timeline, frame_seconds=1 / rate_of(video), deinterlaces=interlaced,
+            machine=Machine(job.device, job.encoding.threads),
+        )  # fmt: skip
+        time_base = Fraction(*picture.time_base)
         reader = ClipReader(
-            video, log, chain, reach_of(job.steps, deinterlaces=interlaced), facts, clip=job.clip, measures=measures,
+            video, log, passage, around(job.steps, self._timeline, deinterlaces=interlaced), facts,
+            time_base=time_base, clip=job.clip, measures=measures,
             max_duration_seconds=job.bounds.max_duration_seconds,
         )  # fmt: skip
         try:
             for enhanced in reader:
                 if enhanced.original is not None:
-                    original = larger(enhanced.original, factor)
-                    measure(facts, original, enhanced.frame)
-                    if self._thumbnails is not None:
-                        self._thumbnails.add(original, enhanced.frame)
+                    measure(facts, larger(enhanced.original, factor), enhanced.frame)
+                if enhanced.beside is not None and self._thumbnails is not None:
+                    self._thumbnails.add(larger(enhanced.beside, factor), enhanced.frame)
                 if facts.first_seconds is None:
-                    facts.first_seconds = float(enhanced.tick * video.time_base)
-                facts.end_seconds = float(enhanced.end * video.time_base)
+                    facts.first_seconds = float(enhanced.tick * time_base)
+                facts.end_seconds = float(enhanced.end * time_base)
                 yield enhanced
         finally:
-            facts.changes += [change for change in chain.changes if change not in facts.changes]
+            facts.changes += [change for change in passage.changes if change not in facts.changes]
 
 
 def _join(job: JoinJob, facts: Facts) -> Iterator[None]:
@@ -158,12 +169,15 @@ def _join(job: JoinJob, facts: Facts) -> Iterator[None]:
     facts.thumbnails = []
 
 
-def _first_frame(video: Video, log: Log) -> VideoFrame:
-    """The first frame of the video, which decides what all of them become; the video is left at its beginning."""
+def _first_frame(video: Video, log: Log) -> tuple[VideoFrame, int]:
+    """The first frame of the video, which decides what all of them become, and when it is shown, in ticks.
+
+    The video is left at its beginning.
+    """
     for shown in FrameReader(video, log).frames():
         video.reopen()
         assert isinstance(shown.frame, VideoFrame)
-        return shown.frame
+        return shown.frame, shown.tick
     raise VideoError("no_video_stream", "no picture in it")
 
 

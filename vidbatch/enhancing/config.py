@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,11 +14,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vidbatch import schema, storage
 from vidbatch.config import LabelConfig, RunSettings, absolute, load_settings, path_as_text
-from vidbatch.enhancing.types import Encoding, Network, Step
+from vidbatch.enhancing.types import Encoding, Network, Pace, Step
 from vidbatch.errors import ConfigError
 from vidbatch.restoring.spec import SHIPPED, read_enhancer
 
-STEPS: Final = ("denoise", "colour", "upscale")
+STEPS: Final = ("denoise", "colour", "upscale", "interpolate")
 CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 """The encoder of each codec that can be asked for by its name."""
 RESULTS_VERSION: Final = 1
@@ -36,20 +37,27 @@ FILTERS: Final = {
     "denoise": ("nlmeans", "bm3d", "fftdnoiz", "atadenoise", "deblock"),
     "colour": ("normalize", "greyedge", "grayworld", "colorcorrect"),
     "upscale": ("lanczos",),
+    "interpolate": ("minterpolate", "blend"),
 }
-"""Methods that are filters of FFmpeg; see filters.METHODS."""
-OPENCV: Final[dict[str, tuple[str, ...]]] = {"denoise": ("fastnlmeans",), "colour": ("clahe",), "upscale": ()}
-"""Methods that are filters of OpenCV, which the extra `opencv` brings along."""
+"""Methods that are filters of FFmpeg; see filters.METHODS and interpolating.py."""
+OPENCV: Final[dict[str, tuple[str, ...]]] = {
+    "denoise": ("fastnlmeans",), "colour": ("clahe",), "upscale": (), "interpolate": ("dis",),
+}  # fmt: skip
+"""Methods that are of OpenCV, which the extra `opencv` brings along."""
 _KINDS: Final[dict[str, tuple[str, ...]]] = {
     "denoise": ("denoise", "artefacts"), "colour": ("colour",), "upscale": ("upscale",),
+    "interpolate": ("interpolate",),
 }  # fmt: skip
 """Of networks that a step takes."""
 NETWORKS: Final[dict[str, dict[str, str]]] = {
     "denoise": {"network": f"{SHIPPED}denoise", "artefacts": f"{SHIPPED}artefacts"},
     "colour": {"network": f"{SHIPPED}colour"},
     "upscale": {"network": f"{SHIPPED}upscale"},
+    "interpolate": {"network": f"{SHIPPED}interpolate"},
 }  # fmt: skip
 """Methods that are networks which come with vidbatch, and their places."""
+_MOST_FPS: Final = 960
+_LARGEST_DENOMINATOR: Final = 1_001_000
 _DEFAULT_STRENGTH: Final = 0.5
 """Of filters; a network's is 1."""
 
@@ -78,8 +86,9 @@ class EnhanceConfig(RunSettings):
         description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
     )
     output: str = Field(min_length=1, description="Directory or s3:// prefix of the videos and of their table.")
-    steps: tuple[Literal["denoise", "colour", "upscale"], ...] = Field(
-        ("denoise",), description="What is done, in this order: denoise, colour, upscale; none: encode anew only."
+    steps: tuple[Literal["denoise", "colour", "upscale", "interpolate"], ...] = Field(
+        ("denoise",),
+        description="What is done, in this order: denoise, colour, upscale, interpolate; none: encode anew only.",
     )
     denoise: str = Field(
         "atadenoise",
@@ -98,6 +107,17 @@ class EnhanceConfig(RunSettings):
         "lanczos",
         description="To twice the width and height, how: lanczos, network (sharper), or the folder or prefix of a "
         "network.",
+    )
+    interpolate: str = Field(
+        "dis",
+        description="More frames a second, how: dis (OpenCV's optical flow), network, minterpolate (slow), blend, or "
+        "the folder or prefix of a network.",
+    )
+    times: int | None = Field(
+        None, ge=2, le=16, description="Frames that interpolate makes of each; default: 2, or what --fps wants."
+    )
+    fps: str | None = Field(
+        None, description="Frames a second that interpolate gives instead: 60, 59.94 or 60000/1001."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks run: auto, cpu or cuda.")
     workers_per_gpu: int = Field(4, ge=1, le=64, description="Actors that share a GPU, if networks run there.")
@@ -145,12 +165,12 @@ class EnhanceConfig(RunSettings):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         return () if value in (("none",), ["none"]) else value
 
-    @field_validator("denoise", "colour", "upscale", mode="before")
+    @field_validator("denoise", "colour", "upscale", "interpolate", mode="before")
     @classmethod
     def _place_is_text(cls, value: object) -> object:
         return path_as_text(value)
 
-    @field_validator("denoise", "colour", "upscale")
+    @field_validator("denoise", "colour", "upscale", "interpolate")
     @classmethod
     def _method_is_known(cls, value: str, info: ValidationInfo) -> str:
         step = str(info.field_name)
@@ -171,6 +191,19 @@ class EnhanceConfig(RunSettings):
                 raise ValueError('a JSON object like {"tune": "film"} is') from None
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else value
 
+    @field_validator("fps", mode="before")
+    @classmethod
+    def _fps_parses(cls, value: object) -> object:
+        if value is None:
+            return None
+        try:
+            rate = Fraction(str(value).strip())
+        except (ValueError, ZeroDivisionError):
+            rate = Fraction(0)
+        if not 1 <= rate <= _MOST_FPS or rate.denominator > _LARGEST_DENOMINATOR:
+            raise ValueError(f"frames a second, from 1 to {_MOST_FPS}, as 60, 59.94 or 60000/1001, are")
+        return str(rate)
+
     @field_validator("bitrate", mode="before")
     @classmethod
     def _bitrate_parses(cls, value: object) -> object:
@@ -186,7 +219,24 @@ class EnhanceConfig(RunSettings):
             raise ValueError(f"crf: {self.crf:g} is not allowed together with bitrate {self.bitrate}: give one of them")
         if self.two_pass and self.bitrate is None:
             raise ValueError("two_pass: True is not allowed without a bitrate")
+        self._check_pace()
         return self
+
+    def _check_pace(self) -> None:
+        if self.times is not None and self.fps is not None:
+            raise ValueError(f"fps: {self.fps} is not allowed together with times {self.times}: give one of them")
+        for name in ("times", "fps"):
+            if (value := getattr(self, name)) is not None and "interpolate" not in self.steps:
+                raise ValueError(f"{name}: {value} is not allowed without interpolate among the steps")
+        if self.steps.count("interpolate") > 1:
+            raise ValueError("steps: interpolate is allowed once: say how many frames it makes by times or fps")
+
+    @property
+    def pace(self) -> Pace:
+        """How many frames interpolation gives."""
+        if self.fps is None:
+            return Pace(times=2 if self.times is None else self.times)
+        return Pace(fps=Fraction(self.fps).as_integer_ratio())
 
     @property
     def wanted_steps(self) -> tuple[Step, ...]:
@@ -195,8 +245,10 @@ class EnhanceConfig(RunSettings):
             "denoise": (self.denoise, self.denoise_strength),
             "colour": (self.colour, self.colour_strength),
             "upscale": (self.upscale, 1.0),
+            "interpolate": (self.interpolate, 1.0),
         }
         steps = [_step(name, *ways[name]) for name in self.steps]
+        steps = [step._replace(pace=self.pace) if step.name == "interpolate" else step for step in steps]
         return tuple(step for step in steps if step.strength > 0)
 
     @property
@@ -255,8 +307,8 @@ def _network(name: str, place: str) -> Network:
 
 
 def describe(steps: tuple[Step, ...]) -> str:
-    """As the table has it: denoise=nlmeans:0.5,colour=network@0123456789ab:1; none."""
-    return ",".join(f"{step.name}={_called(step)}:{step.strength:g}" for step in steps) or "none"
+    """As the table has it: denoise=nlmeans:0.5,colour=network@0123456789ab:1,interpolate=dis:2x; none."""
+    return ",".join(f"{step.name}={_called(step)}:{step.pace or f'{step.strength:g}'}" for step in steps) or "none"
 
 
 def _called(step: Step) -> str:

@@ -23,9 +23,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vidbatch.decoding.container import Video
+from vidbatch.enhancing.chain import Timed
 from vidbatch.enhancing.config import CODECS
 from vidbatch.enhancing.filters import MATRIX_OF_RGB, is_rgb
-from vidbatch.enhancing.reading import Enhanced
+from vidbatch.enhancing.timeline import Timeline
 from vidbatch.enhancing.types import Encoding, EnhanceJob, Facts, Picture, times_larger
 from vidbatch.errors import ConfigError, VideoError
 
@@ -119,10 +120,18 @@ def _preset_option(context: Any) -> str | None:
 # --- what is encoded ------------------------------------------------------------------------------------------------
 
 
-def picture_of(video: Video, frame: VideoFrame, encoding: Encoding, factor: int = 1) -> Picture:
+def rate_of(video: Video) -> Fraction:
+    """Frames a second, on average, as the header says, or as is usual where it does not."""
+    rate = video.stream.average_rate or video.stream.guessed_rate or _DEFAULT_RATE
+    return Fraction(rate).limit_denominator(1_000_000)
+
+
+def picture_of(
+    video: Video, frame: VideoFrame, encoding: Encoding, factor: int = 1, timeline: Timeline | None = None
+) -> Picture:
     """What a video's pictures will be, from its first frame; the same whichever clip asks.
 
-    Args: `factor`, how many times as wide and as high they become.
+    Args: `factor`, how many times as wide and as high they become; `timeline`, when they are shown if not as before.
     """
     name = frame.format.name.replace("yuvj", "yuv")
     formats = [known.name for known in Codec(encoding.encoder, "w").video_formats or ()]
@@ -137,7 +146,9 @@ def picture_of(video: Video, frame: VideoFrame, encoding: Encoding, factor: int 
         colour = 2, *colour[1:]
     if is_rgb(name) and not is_rgb(pixel_format):
         colour = 1, MATRIX_OF_RGB, *colour[2:]
-    rate = video.stream.average_rate or video.stream.guessed_rate or _DEFAULT_RATE
+    time_base, rate = video.time_base, rate_of(video)
+    if timeline is not None:
+        time_base, rate = timeline.file_time_base, timeline.file_rate
     aspect = video.stream.sample_aspect_ratio or Fraction(0)
     side_data: Any = frame.side_data
     data = side_data.get(SideDataType.DISPLAYMATRIX)
@@ -145,8 +156,8 @@ def picture_of(video: Video, frame: VideoFrame, encoding: Encoding, factor: int 
         width=width,
         height=height,
         pixel_format=pixel_format,
-        time_base=video.time_base.as_integer_ratio(),
-        rate=Fraction(rate).limit_denominator(1_000_000).as_integer_ratio(),
+        time_base=time_base.as_integer_ratio(),
+        rate=rate.limit_denominator(1_000_000).as_integer_ratio(),
         pixel_aspect=aspect.as_integer_ratio(),
         colour=colour,
         display_matrix=None if data is None else _moved(struct.unpack("=9i", bytes(data)[:36]), factor),
@@ -224,9 +235,7 @@ def _options(context: VideoCodecContext, encoding: Encoding, way: Pass | None) -
     return options
 
 
-def encoded(
-    context: VideoCodecContext, frames: Iterable[Enhanced], facts: Facts
-) -> Iterator[Packet[VideoStream] | None]:
+def encoded(context: VideoCodecContext, frames: Iterable[Timed], facts: Facts) -> Iterator[Packet[VideoStream] | None]:
     """The packets of frames, in decoding order; None for a frame that was taken and gave none.
 
     Damage ends the frames, and is noted in `facts`. Raises VideoError where it is not the end of the frames that is
@@ -246,6 +255,7 @@ def encoded(
         if enhanced is not None:
             durations[enhanced.tick] = enhanced.end - enhanced.tick
             facts.num_frames += 1
+            facts.num_interpolated += enhanced.is_made
         try:
             packets = context.encode(None if enhanced is None else enhanced.frame)
         except (av.FFmpegError, ValueError, RuntimeError) as error:

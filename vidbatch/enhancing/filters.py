@@ -14,6 +14,8 @@ with the strength.
               grayworld     white balance: the average is grey          23    mixed in
               colorcorrect  white balance: the median is grey          1.0    mixed in
     upscale   lanczos       twice as wide and high                      1.0    none
+
+What makes frames between others is in interpolating.py.
 """
 
 from __future__ import annotations
@@ -191,6 +193,18 @@ class FilterLink:
                 frame = self._exit.pull()
                 assert isinstance(frame, VideoFrame)
                 yield frame
+
+
+class Conversion:
+    """A frame of a shape in, one of another out. Args: `nodes` need no frames but the one."""
+
+    def __init__(self, shape: Shape, nodes: Nodes) -> None:
+        self._link = FilterLink(shape, [(Method(lambda _: nodes), 1.0)])
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """The other frame."""
+        (made,) = self._link.push(frame)
+        return made
 
 
 def _add(graph: Graph, last: FilterContext, method: Method, strength: float, shape: Shape) -> FilterContext:

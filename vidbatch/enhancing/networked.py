@@ -9,7 +9,7 @@ memory; a strip's surroundings are as large as what the network sees of them, so
 
 On a GPU that can, its convolutions work in bf16: not in fp16, which holds no value above 65,504.
 
-Upscaler: see upscaling.py.
+Upscaler: see upscaling.py. Interpolator: see flowing.py.
 
 Levels. A frame's curves are found in all frames around it that belong to the same shot: levels must not flicker.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -30,23 +30,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from vidbatch.enhancing.chain import Link
-from vidbatch.enhancing.filters import (
-    RGB_MATRIX,
-    FilterLink,
-    Method,
-    Nodes,
-    Reach,
-    Shape,
-    format_of,
-    is_rgb,
-    rows_of,
-    tagged,
-)
+from vidbatch.enhancing.filters import RGB_MATRIX, Conversion, Reach, Shape, format_of, is_rgb, rows_of, tagged
+from vidbatch.enhancing.flowing import Flowing
 from vidbatch.enhancing.types import Network
 from vidbatch.enhancing.upscaling import UpscaleLink
 from vidbatch.errors import VideoError
 from vidbatch.restoring import levels, planes
 from vidbatch.restoring.denoiser import MULTIPLE, SEEN_AROUND, Denoiser
+from vidbatch.restoring.interpolator import Interpolator
 from vidbatch.restoring.levels import Levels
 from vidbatch.restoring.spec import read_enhancer
 from vidbatch.restoring.upscaler import Upscaler
@@ -79,6 +70,16 @@ def make_link(network: Network, strength: float, shape: Shape, device: str, thre
         return UpscaleLink(module, shape, device)
     assert isinstance(module, Levels)
     return ColourLink(module, strength, shape, device)
+
+
+def make_interpolator(network: Network | None, device: str, threads: int) -> Flowing:
+    """What makes frames between others. Args: `network` is None where flows alone do."""
+    torch.set_num_threads(threads)
+    if network is None:
+        return Flowing(None, device)
+    module = _loaded(network, device)
+    assert isinstance(module, Interpolator)
+    return Flowing(module, device, partial(_in_bf16, device))
 
 
 @lru_cache(maxsize=4)
@@ -243,14 +244,14 @@ class ColourLink:
         self._strength = strength
         self._device = device
         rows, columns = levels.THUMBNAIL
-        self._small = _Conversion(shape, [("scale", f"{columns}:{rows}:flags=area"), ("format", "rgb24")])
-        self._to_rgb = _Conversion(shape, [("format", "rgb24")])
+        self._small = Conversion(shape, [("scale", f"{columns}:{rows}:flags=area"), ("format", "rgb24")])
+        self._to_rgb = Conversion(shape, [("format", "rgb24")])
         rgb = shape._replace(pixel_format="rgb24", matrix=RGB_MATRIX, range=2)
-        self._back = _Conversion(rgb, [("format", format_of(shape.pixel_format, shape))])
+        self._back = Conversion(rgb, [("format", format_of(shape.pixel_format, shape))])
         # A sample of chroma has four of luma; what is made between such samples is brighter, or darker, than all.
         share = 1 if is_rgb(shape.pixel_format) else 2
         counted = (max(1, shape.width // share), max(1, shape.height // share))
-        self._counted = _Conversion(shape, [("scale", f"{counted[0]}:{counted[1]}:flags=area"), ("format", "rgb24")])
+        self._counted = Conversion(shape, [("scale", f"{counted[0]}:{counted[1]}:flags=area"), ("format", "rgb24")])
         self._around: _Around[_Held] = _Around(_SHOT)
         self._last: Tensor | None = None
         self._shot = 0
@@ -289,14 +290,3 @@ class ColourLink:
         small = torch.cat([each.small for each in shot[:: -(-len(shot) // _MOST_SMALL)]], dim=1)
         curves: Tensor = self._network(counts.to(self._device), small[None].to(self._device))
         return curves[0].cpu()
-
-
-class _Conversion:
-    """A frame of a shape in, one of another out."""
-
-    def __init__(self, shape: Shape, nodes: Nodes) -> None:
-        self._link = FilterLink(shape, [(Method(lambda _: nodes), 1.0)])
-
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        (made,) = self._link.push(frame)
-        return made

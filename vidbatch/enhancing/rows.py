@@ -164,11 +164,12 @@ class EnhancedVideos:
             )},
             "status": status,
             "steps": self._steps,
+            "num_frames_interpolated": facts.num_interpolated,
             "num_frames_measured": facts.num_measured,
             "finished_at": datetime.now(UTC),
         }  # fmt: skip
         if not facts.num_frames:
-            return row | {"num_frames": 0, "output_size_bytes": None}
+            return row | {"num_frames": 0, "num_frames_interpolated": 0, "output_size_bytes": None}
         assert facts.picture is not None
         seconds = (facts.end_seconds or 0.0) - (facts.first_seconds or 0.0)
         row |= {
@@ -179,6 +180,7 @@ class EnhancedVideos:
             "output_pixel_format": facts.picture.pixel_format,
             "output_size_bytes": facts.file["size_bytes"],
             "output_duration_seconds": seconds,
+            "output_frame_rate": facts.num_frames / seconds if seconds > 0 else None,
             "output_bit_rate": 8 * facts.file["size_bytes"] / seconds if seconds > 0 else None,
             "contact_sheet_url": facts.file.get("sheet_url"),
         }

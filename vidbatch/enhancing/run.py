@@ -169,6 +169,7 @@ def _check(config: EnhanceConfig) -> None:
     """Raise ConfigError for what this FFmpeg cannot do, and for an output whose videos would be inputs."""
     from vidbatch.enhancing.encode import check_encoding  # it loads PyAV
     from vidbatch.enhancing.opencv import is_installed
+    from vidbatch.restoring.flow import check_opencv
 
     check_encoding(config.encoding, config.container)
     for step in config.wanted_steps:
@@ -176,6 +177,8 @@ def _check(config: EnhanceConfig) -> None:
             raise ConfigError(
                 f"{step.name}: {step.method!r} is not allowed without OpenCV: pip install 'vidbatch[opencv]'"
             )
+        if step.network is not None and step.network.kind == "interpolate":
+            check_opencv(f"{step.name}: a network")
     output = f"{storage.normalise(config.output).rstrip('/')}/"
     for place in config.inputs:
         if not has_magic(place) and output.startswith(f"{storage.normalise(place).rstrip('/')}/"):

@@ -18,6 +18,20 @@ class Network(NamedTuple):
     num_frames: int
 
 
+class Pace(NamedTuple):
+    """How many frames there are behind the step `interpolate`; one of the two is None."""
+
+    times: int | None = None
+    """So many for each frame."""
+    fps: tuple[int, int] | None = None
+    """So many a second, a fraction."""
+
+    def __str__(self) -> str:
+        if self.fps is None:
+            return f"{self.times}x"
+        return f"{self.fps[0]}{'' if self.fps[1] == 1 else f'/{self.fps[1]}'}fps"
+
+
 class Step(NamedTuple):
     """One step: what it is for, by which method, how strongly (0, not at all, to 1)."""
 
@@ -25,7 +39,9 @@ class Step(NamedTuple):
     method: str
     strength: float
     network: Network | None = None
-    """None: a filter of FFmpeg."""
+    """None: a filter of FFmpeg or OpenCV."""
+    pace: Pace | None = None
+    """Of the step `interpolate` only."""
 
 
 UPSCALED: Final = 2
@@ -127,6 +143,8 @@ class Facts:
     picture: Picture | None = None
     num_frames_decoded: int = 0
     num_frames: int = 0
+    num_interpolated: int = 0
+    """Of these, made between two others."""
     num_measured: int = 0
     error_power: float = 0.0
     """Mean squared error by the square of the greatest value; summed over measured frames, as what follows."""
@@ -183,6 +201,7 @@ class Facts:
 
 
 _SUMMED = (
-    "num_frames_decoded", "num_frames", "num_measured", "error_power", "ssim", "sharpness_before", "sharpness_after",
-    "noise_before", "noise_after", "decode_seconds", "enhance_seconds", "encode_seconds", "write_seconds", "read_bytes",
+    "num_frames_decoded", "num_frames", "num_interpolated", "num_measured", "error_power", "ssim", "sharpness_before",
+    "sharpness_after", "noise_before", "noise_after", "decode_seconds", "enhance_seconds", "encode_seconds",
+    "write_seconds", "read_bytes",
 )  # fmt: skip

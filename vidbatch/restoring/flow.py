@@ -6,6 +6,7 @@ good as what OpenCV makes of whole ones by default, which are halved inside. Ope
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Final
 
@@ -26,16 +27,20 @@ def check_opencv(what: str) -> None:
         raise ConfigError(f"{what} needs OpenCV: pip install 'vidbatch[opencv]'")
 
 
-def between(before: Plane | None, first: Plane, last: Plane, after: Plane | None) -> Flows:
+def between(
+    before: Plane | None, first: Plane, last: Plane, after: Plane | None,
+    find: Callable[[Plane, Plane], Flows] | None = None,
+) -> Flows:  # fmt: skip
     """Flows (4, 2, height/2, width/2) of luma (height, width), even sides: all that an Interpolator takes.
 
     From first to last, from last to first, from first to the frame before, and from last to the one after: what these
     say of how things speed up. Where there is none, and where it leads to something else, things are said to go on as
-    they do.
+    they do. Args: `find` is one_way, or gives what it gave before.
     """
-    there, back = one_way(first, last), one_way(last, first)
-    ago = -there if before is None else _believed(first, last, before, there, one_way(first, before))
-    onwards = -back if after is None else _believed(last, first, after, back, one_way(last, after))
+    find = find or one_way
+    there, back = find(first, last), find(last, first)
+    ago = -there if before is None else _believed(first, last, before, there, find(first, before))
+    onwards = -back if after is None else _believed(last, first, after, back, find(last, after))
     return np.stack([there, back, ago, onwards])
 
 
