@@ -512,11 +512,13 @@ def picture(place: Path, denoiser: Network) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
-    for name, shipped in {"denoise": "network", "artefacts": "artefacts", "colour": "network"}.items():
+    for name, shipped in {"denoise": "network", "artefacts": None, "colour": "network"}.items():
         parser.add_argument(f"--{name}", default=shipped, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
     given = {"noise": options.denoise, "codec": options.artefacts, "colour": options.colour, "cpu": options.denoise}
-    parts = [part for part in given if options.only in (None, part)]
+    parts = [part for part, folder in given.items() if folder and options.only in (None, part)]
+    if not parts:
+        parser.error(f"--only {options.only} needs a network for it")
     few = 1 if options.quick else None
     found: dict[str, Any] = {"rows": []}
     if "noise" in parts:

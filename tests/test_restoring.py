@@ -361,7 +361,7 @@ def test_the_digest_of_a_run_follows_the_weights_and_not_their_place(random_deno
     [
         ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: network, nlmeans, bm3d, fftdnoiz, "
          "atadenoise, deblock, fastnlmeans, or the folder or prefix of a network (./name for one here) is"),
-        ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: normalize, greyedge, grayworld, "
+        ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: network, normalize, greyedge, grayworld, "
          "colorcorrect, clahe, or the folder or prefix of a network (./name for one here) is"),
     ],
 )  # fmt: skip
