@@ -197,12 +197,8 @@ def _nlmeans(p: int, r: int) -> Callable[[float], list[tuple[str, str]]]:
 
 def reported_beside() -> list[Contender]:
     """BM3D, which is not to be beaten but known."""
-    return [
-        Contender(
-            f"bm3d {where}", graph(where, lambda x: [("bm3d", f"sigma={x:g}:block=16:bstep=4:group=8:range=9")]), 12
-        )
-        for where in ("yuv420p", "gbrp")
-    ]
+    bm3d = graph("yuv420p", lambda x: [("bm3d", f"sigma={x:g}:block=16:bstep=4:group=8:range=9")])
+    return [Contender("bm3d yuv420p", bm3d, 12)]
 
 
 def deblockers() -> list[Contender]:
@@ -320,13 +316,6 @@ def tuned(contender: Contender, kind: str, memory: Memory) -> tuple[float, float
     return best, tried[best]
 
 
-def interval(values: Sequence[float]) -> list[float]:
-    """95 % bootstrap interval of the mean."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(np.array(values), (10_000, len(values))).mean(1)
-    return [round(float(at), 3) for at in np.percentile(means, [2.5, 97.5])]
-
-
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -361,7 +350,7 @@ def compare(
         "strengths": {name: round(x, 4) for name, x in strengths.items()},
         "best_filter": best,
         "over_best_filter_db": round(statistics.mean(over_best), 3),
-        "over_best_filter_interval": interval(over_best),
+        "over_best_filter_interval": harness.interval(over_best),
         "over_best_filter_per_clip_db": round(statistics.mean(over_each.values()), 3),
         "over_input_db": round(statistics.mean(over_input.values()), 3),
         "worst_clip": min(over_each, key=over_each.__getitem__),
@@ -524,7 +513,7 @@ def main() -> None:
     if "noise" in parts:
         ours = network("denoise", options.denoise)
         for kind in NOISE[1 : 2 if few else None] if few else NOISE:
-            beside = reported_beside()[:few] if kind == NOISE[1] else []  # of one kind: a quarter of an hour
+            beside = reported_beside()[:few] if kind == NOISE[0] else []  # of one kind: a quarter of an hour
             found["rows"].append(compare(kind, ours, denoisers(kind)[:few], beside))
     if "codec" in parts:
         for kind in CODEC[:few]:

@@ -353,6 +353,15 @@ def save(folder: Path, name: str, content: Mapping[str, Any], *, quick: bool) ->
     (folder / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
 
 
+def interval(values: Sequence[float]) -> list[float]:
+    """95 % bootstrap interval of the mean."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    means = rng.choice(np.array(values), (10_000, len(values))).mean(1)
+    return [round(float(at), 3) for at in np.percentile(means, [2.5, 97.5])]
+
+
 def figure(width: float = 7.0, height: float = 3.6, *, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """A matplotlib figure and its axes (one, or an array of rows x columns), drawn without a display."""
     import matplotlib

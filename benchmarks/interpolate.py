@@ -28,7 +28,6 @@ import torch
 from av.filter import Graph
 from av.video.frame import VideoFrame
 from clips import fetch
-from enhance import interval
 from enhance_clips import JUDGED_BY, TUNED_ON, converted, luma_of
 from upscale import Scores, scores_of
 
@@ -196,7 +195,7 @@ def compare(at: str, ways: dict[str, Between], windows: dict[str, list[Window]])
     worst = min(over[best], key=over[best].__getitem__)
     row |= {
         "best_other": best,
-        "over": {name: {"db": round(statistics.mean(of.values()), 3), "interval": interval(list(of.values())),
+        "over": {name: {"db": round(statistics.mean(of.values()), 3), "interval": harness.interval(list(of.values())),
                         "clips_ahead": sum(value > 0 for value in of.values())} for name, of in over.items()},
         "worst_clip": worst,
         "worst_over_best_db": round(over[best][worst], 3),

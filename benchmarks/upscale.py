@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from av.video.frame import VideoFrame
-from enhance import interval
 from enhance_clips import JUDGED_BY, TUNED_ON, coded, converted, luma_of, read, test_clips, to_rgb
 
 from vidbatch.enhancing.chain import Chain, Target
@@ -129,11 +128,11 @@ def compare(reduction: str, ways: dict[str, Upscaler], clips: Sequence[str], mos
         "psnr": {name: round(value, 3) for name, value in psnr.items()},
         "ssim": {name: round(statistics.mean(s.ssim for s in of.values()), 4) for name, of in found.items()},
         "over_lanczos_db": round(statistics.mean(over.values()), 3),
-        "over_lanczos_interval": interval(list(over.values())),
+        "over_lanczos_interval": harness.interval(list(over.values())),
         "clips_ahead_of_lanczos": sum(value > 0 for value in over.values()),
         "best_classical": best,
         "over_best_classical_db": round(statistics.mean(over_best), 3),
-        "over_best_classical_interval": interval(over_best),
+        "over_best_classical_interval": harness.interval(over_best),
         "worst_clip": min(over, key=over.__getitem__),
         "worst_over_lanczos_db": round(min(over.values()), 3),
         "clips": {
