@@ -38,6 +38,7 @@ PEERS_PYTHON = REPOSITORY / ".venv-peers" / "bin" / "python"
 """Of the environment of other decoders (scripts/install.sh peers); benchmarks go without them where it is missing."""
 SAMPLE_SECONDS = 0.25
 AFTERMATH_SECONDS = 60.0
+sys.path.insert(0, str(REPOSITORY / "tests"))  # for its real clips
 """How long processes a command leaves behind (Ray's own) may take to end before the run counts as unhealthy."""
 
 Watch = Callable[["psutil.Process"], "str | None"]
