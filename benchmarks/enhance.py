@@ -56,6 +56,8 @@ Pixels = npt.NDArray[np.uint8]
 NOISE: Final = (*(f"sigma{sigma}" for sigma in SIGMAS), *(f"camera_crf{rate}" for rate in CAMERA_RATES))
 CODEC: Final = tuple(f"codec_crf{rate}" for rate in CODEC_RATES)
 COLOUR: Final = tuple(f"colour_{kind}" for kind in COLOURS)
+A_CUT: Final = 40.0
+"""Mean difference of neighbouring good frames, in levels: one of another shot."""
 WIDER: Final = 1.35
 """The next strength that is tried is so many times the last."""
 MOST_TRIED: Final = 14
@@ -373,7 +375,7 @@ def _mean(scores: dict[str, Scores]) -> float:
 
 
 def clean_colours(ours: Network) -> dict[str, Any]:
-    """What becomes of colours that were good, as CIE's difference of 2000; and how much levels flicker, if spoilt."""
+    """What becomes of good colours, as CIE's difference of 2000; how much levels flicker within a shot, if spoilt."""
     from skimage.color import deltaE_ciede2000, rgb2lab
 
     differing, means, greatest = {}, [], []
@@ -383,13 +385,14 @@ def clean_colours(ours: Network) -> dict[str, Any]:
         differing[clip] = np.concatenate(
             [deltaE_ciede2000(rgb2lab(one), rgb2lab(other)).ravel() for one, other in pairs]
         )
+        within = np.abs(np.diff(good_rgb(clip)[:, ::4, ::4].astype(np.float32), axis=0)).mean((1, 2, 3)) < A_CUT
         for kind in COLOUR:
             frames = ours.run(test_clips() / clip / f"{kind}.mkv")
             offset = [
                 (to_rgb(frame).astype(np.float64) - wanted).mean((0, 1))
                 for frame, wanted in zip(frames, good_rgb(clip), strict=True)
             ]
-            steps = np.abs(np.diff(np.stack(offset), axis=0))
+            steps = np.abs(np.diff(np.stack(offset), axis=0))[within]
             means.append(float(steps.mean()))
             greatest.append(float(steps.max()))
     everything = np.concatenate(list(differing.values()))
