@@ -35,7 +35,7 @@ LEVELS = 2
 """Of 255, between a frame that a GPU made and one of the CPU."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _gpu() -> None:
     if not torch.cuda.is_available():
         assert os.environ.get("VIDBATCH_REQUIRE_GPU") != "1", "VIDBATCH_REQUIRE_GPU=1, and there is no GPU"
@@ -43,7 +43,7 @@ def _gpu() -> None:
 
 
 @pytest.fixture(scope="module")
-def gpu_ray() -> Iterator[None]:
+def gpu_ray(_gpu: None) -> Iterator[None]:
     """A Ray of four CPUs and a GPU, without the servers that other tests have theirs know."""
     import ray
 
