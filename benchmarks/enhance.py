@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -38,8 +38,11 @@ from enhance_clips import (
     JUDGED_BY,
     SIGMAS,
     TUNED_ON,
+    Scores,
+    by_clip,
     frames_of,
     luma_of,
+    psnr_of,
     read,
     test_clips,
     to_rgb,
@@ -79,13 +82,6 @@ class Network(NamedTuple):
     name: str
     """With the digest of the weights."""
     run: Filter
-
-
-class Scores(NamedTuple):
-    """Of one clip."""
-
-    psnr: float
-    ssim: float
 
 
 # --- contenders -----------------------------------------------------------------------------------------------------
@@ -248,20 +244,15 @@ def good_luma(clip: str) -> Pixels:
     return np.stack([luma_of(frame) for frame in read(test_clips() / clip / "good.mkv")])
 
 
-def psnr_of(made: Iterable[VideoFrame], clip: str, *, of_luma: bool) -> float:
-    """Mean over frames, in dB."""
-    wanted = good_luma(clip) if of_luma else good_rgb(clip)
-    found = np.stack([luma_of(frame) if of_luma else to_rgb(frame) for frame in made])
-    if found.shape != wanted.shape:
-        raise harness.InvalidRun(f"{clip}: {found.shape} frames of {wanted.shape}")
-    errors = ((found.astype(np.float32) - wanted) ** 2).reshape(len(found), -1).mean(1)
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-4))))
-
-
 def scores_of(filtered: Filter, kind: str, clip: str) -> Scores:
     """Of one clip that was spoilt in one way."""
     made = filtered(test_clips() / clip / f"{kind}.mkv")
-    psnr = psnr_of(made, clip, of_luma=kind.startswith("codec"))
+    of_luma = kind.startswith("codec")
+    psnr = psnr_of(
+        [luma_of(frame) if of_luma else to_rgb(frame) for frame in made],
+        good_luma(clip) if of_luma else good_rgb(clip),
+        of=f"{clip}: ",
+    )
     good = read(test_clips() / clip / "good.mkv")
     pairs = list(zip(good, made, strict=True))[:: max(1, len(good) // 4)]
     return Scores(psnr, float(np.mean([differences(_as_yuv(one), _as_yuv(other))[1] for one, other in pairs])))
@@ -358,12 +349,7 @@ def compare(
         "worst_clip": min(over_each, key=over_each.__getitem__),
         "worst_over_best_filter_db": round(min(over_each.values()), 3),
         "worst_over_input_db": round(min(over_input.values()), 3),
-        "clips": {
-            clip: {
-                name: {"psnr": round(of[clip].psnr, 3), "ssim": round(of[clip].ssim, 4)} for name, of in found.items()
-            }
-            for clip in JUDGED_BY
-        },
+        "clips": by_clip(found),
     }
     print(f"{kind}: {row['psnr']['vidbatch']:.2f} dB, {row['over_best_filter_db']:+.2f} over {best}, "
           f"{row['over_input_db']:+.2f} over the input", flush=True)  # fmt: skip

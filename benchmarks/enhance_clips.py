@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,6 +28,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from clips import fetch
 from enhance_data import sensor_noise
+from harness import InvalidRun
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -46,6 +47,13 @@ CAMERA_RATES: Final = (23, 28)
 CODEC_RATES: Final = (32, 37)
 COLOURS: Final = ("cast", "gamma", "contrast", "all")
 ACCURATE: Final = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+
+
+class Scores(NamedTuple):
+    """Of one clip."""
+
+    psnr: float
+    ssim: float
 
 
 class Colours(NamedTuple):
@@ -156,6 +164,24 @@ def converted(frame: VideoFrame, nodes: Sequence[tuple[str, str]]) -> VideoFrame
     made = sink.pull()
     assert isinstance(made, VideoFrame)
     return made
+
+
+def psnr_of(made: Sequence[Pixels], wanted: Sequence[Pixels], *, of: str = "") -> float:
+    """Mean over frames, in dB. Raises InvalidRun, which says `of` what, for other frames than there were."""
+    found, good = np.stack(made), np.stack(wanted)
+    if found.shape != good.shape:
+        raise InvalidRun(f"{of}{found.shape} frames of {good.shape}")
+    errors = ((found.astype(np.float32) - good) ** 2).reshape(len(found), -1).mean(1)
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-4))))
+
+
+def by_clip(found: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Of each clip all contenders' scores, as results have them. Args: of each contender the scores of all clips."""
+    (clips, *_) = found.values()
+    return {
+        clip: {name: {"psnr": round(of[clip].psnr, 3), "ssim": round(of[clip].ssim, 4)} for name, of in found.items()}
+        for clip in clips
+    }
 
 
 def frames_of(rgb: Pixels) -> list[VideoFrame]:

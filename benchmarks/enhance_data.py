@@ -157,12 +157,15 @@ def _encoded(frames: Pixels, codec: str, options: dict[str, str]) -> list[Any]:
     return packets + list(encoder.encode(None))
 
 
-def write(path: Path, frames: Pixels) -> None:
-    """A file without losses but those of YUV 4:2:0."""
+def write(path: Path, frames: Iterable[Pixels], codec: str = "ffv1", *, gop: int | None = None, **options: str) -> None:
+    """A file of frames as YUV 4:2:0; without losses but those of that, unless another codec is asked for."""
+    frames = list(frames)
     with av.open(os.fspath(path), "w") as out:
-        stream = out.add_stream("ffv1", rate=FPS)
+        stream = out.add_stream(codec, rate=FPS, options=options)
         assert isinstance(stream, VideoStream)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        if gop is not None:
+            stream.gop_size = gop
         for number, pixels in enumerate(frames):
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)

@@ -380,6 +380,27 @@ def figure(width: float = 7.0, height: float = 3.6, *, columns: int = 1, rows: i
     return made, axes
 
 
+def bars_over(clips: Mapping[str, Any], base: str, names: Sequence[str], *, label: str, order: str, step: float) -> Any:
+    """By how many dB contenders are above one of them, clip by clip.
+
+    Args: `clips` has, of each, each contender's `psnr`; `order` is the contender by which they are sorted, `step` is
+    how far bars are apart.
+    """
+    import numpy as np
+
+    made, axes = figure(width=8.5)
+    sorted_clips = sorted(clips, key=lambda clip: clips[clip][order]["psnr"])
+    places = np.arange(len(sorted_clips))
+    for number, name in enumerate(names):
+        over = [clips[clip][name]["psnr"] - clips[clip][base]["psnr"] for clip in sorted_clips]
+        axes.bar(places + (number - (len(names) - 1) / 2) * step, over, step - 0.02, label=name)
+    axes.set_xticks(places, [clip.partition(".")[0] for clip in sorted_clips], fontsize=8)
+    axes.set_ylabel(label)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.legend(fontsize=8)
+    return made
+
+
 def save_plot(folder: Path, name: str, made: Any) -> None:
     """Write NAME.svg, the same bytes for the same figures."""
     import matplotlib.pyplot as plt

@@ -28,8 +28,8 @@ import torch
 from av.filter import Graph
 from av.video.frame import VideoFrame
 from clips import fetch
-from enhance_clips import JUDGED_BY, TUNED_ON, converted, luma_of
-from upscale import Scores, scores_of
+from enhance_clips import JUDGED_BY, TUNED_ON, Scores, converted, luma_of
+from upscale import scores_of
 
 from vidbatch.enhancing import cuts
 from vidbatch.enhancing.chain import Machine
@@ -269,18 +269,8 @@ def _streamed(frames: list[VideoFrame], options: str) -> int:
 
 def plot(row: dict[str, Any]) -> Any:
     """By how much each is nearer to the frames left out than DIS is, clip by clip."""
-    made, axes = harness.figure(width=8.5)
-    clips = sorted(row["clips"], key=lambda clip: row["clips"][clip]["dis"]["psnr"])
     names = [name for name in row["psnr"] if name not in ("dis", "repeat")]
-    places = np.arange(len(clips))
-    for number, name in enumerate(names):
-        over = [row["clips"][clip][name]["psnr"] - row["clips"][clip]["dis"]["psnr"] for clip in clips]
-        axes.bar(places + (number - (len(names) - 1) / 2) * 0.25, over, 0.23, label=name)
-    axes.set_xticks(places, [clip.partition(".")[0] for clip in clips], fontsize=8)
-    axes.set_ylabel("PSNR over DIS, dB")
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.legend(fontsize=8)
-    return made
+    return harness.bars_over(row["clips"], "dis", names, label="PSNR over DIS, dB", order="dis", step=0.25)
 
 
 def main() -> None:

@@ -14,22 +14,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import zlib
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 from archives import built
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from clips import fetch
-from enhance_data import FPS, HEIGHT, PIECES_A_SECOND, TRAILERS, WIDTH, make_all, sensor_noise
+from enhance_data import FPS, HEIGHT, PIECES_A_SECOND, TRAILERS, WIDTH, make_all, sensor_noise, write
 from photographs import more_photographs, photographs
 from PIL import Image
 
@@ -255,21 +250,7 @@ def make(piece: Piece, folder: str) -> None:
     rate_factor = rng.uniform(10, 18)
     if rng.random() < 0.35:
         frames, rate_factor = sensor_noise(frames, rng.uniform(1, 6), rng.random(), rng), rng.uniform(18, 24)
-    write(Path(folder) / f"{piece.name}.mkv", frames, rate_factor)
-
-
-def write(path: Path, frames: Pixels, rate_factor: float) -> None:
-    """A file of H.264."""
-    with av.open(os.fspath(path), "w") as out:
-        options = {"crf": f"{rate_factor:.1f}", "preset": "medium", "threads": "1"}
-        stream = out.add_stream("libx264", rate=FPS, options=options)
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for number, pixels in enumerate(frames):
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
+    write(Path(folder) / f"{piece.name}.mkv", frames, "libx264", crf=f"{rate_factor:.1f}", preset="medium", threads="1")
 
 
 def motion_archive(seed: int = 0) -> Path:

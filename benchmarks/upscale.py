@@ -18,14 +18,26 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import harness
 import numpy as np
 import numpy.typing as npt
 import torch
 from av.video.frame import VideoFrame
-from enhance_clips import JUDGED_BY, TUNED_ON, coded, converted, luma_of, read, test_clips, to_rgb
+from enhance_clips import (
+    JUDGED_BY,
+    TUNED_ON,
+    Scores,
+    by_clip,
+    coded,
+    converted,
+    luma_of,
+    psnr_of,
+    read,
+    test_clips,
+    to_rgb,
+)
 
 from vidbatch.enhancing.chain import Chain, Target
 from vidbatch.enhancing.config import EnhanceConfig
@@ -45,13 +57,6 @@ KERNELS: Final = ("bilinear", "bicubic", "spline")
 """Of FFmpeg's scaler, beside Lanczos."""
 SPEED_SIZE: Final = (640, 360)
 """Width and height of what becomes 720p."""
-
-
-class Scores(NamedTuple):
-    """Of one clip."""
-
-    psnr: float
-    ssim: float
 
 
 # --- contenders -----------------------------------------------------------------------------------------------------
@@ -99,11 +104,8 @@ def reduced(frames: Frames, reduction: str) -> Frames:
 
 def scores_of(made: Frames, good: Frames) -> Scores:
     """Raises InvalidRun where there are other frames than there were."""
-    found, wanted = np.stack([luma_of(f) for f in made]), np.stack([luma_of(f) for f in good])
-    if found.shape != wanted.shape:
-        raise harness.InvalidRun(f"{found.shape} frames of {wanted.shape}")
-    errors = ((found.astype(np.float32) - wanted) ** 2).reshape(len(found), -1).mean(1)
-    psnr = float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-4))))
+    found, wanted = [luma_of(f) for f in made], [luma_of(f) for f in good]
+    psnr = psnr_of(found, wanted)
     return Scores(psnr, statistics.mean(differences(_grey(a), _grey(b))[1] for a, b in zip(wanted, found, strict=True)))
 
 
@@ -135,12 +137,7 @@ def compare(reduction: str, ways: dict[str, Upscaler], clips: Sequence[str], mos
         "over_best_classical_interval": harness.interval(over_best),
         "worst_clip": min(over, key=over.__getitem__),
         "worst_over_lanczos_db": round(min(over.values()), 3),
-        "clips": {
-            clip: {
-                name: {"psnr": round(of[clip].psnr, 3), "ssim": round(of[clip].ssim, 4)} for name, of in found.items()
-            }
-            for clip in clips
-        },
+        "clips": by_clip(found),
     }
     print(f"{reduction}: {psnr['vidbatch']:.2f} dB, {row['over_lanczos_db']:+.2f} over Lanczos "
           f"{row['over_lanczos_interval']}, worst {row['worst_clip']} {row['worst_over_lanczos_db']:+.2f}; "
@@ -165,18 +162,8 @@ def cpu_seconds(ways: dict[str, Upscaler], *, rounds: int) -> dict[str, float]:
 
 def plot(row: dict[str, Any]) -> Any:
     """By how much each is nearer to the clips than Lanczos, clip by clip."""
-    made, axes = harness.figure(width=8.5)
-    clips = sorted(row["clips"], key=lambda clip: row["clips"][clip]["vidbatch"]["psnr"])
     names = [name for name in row["psnr"] if name != "lanczos"]
-    places = np.arange(len(clips))
-    for number, name in enumerate(names):
-        over = [row["clips"][clip][name]["psnr"] - row["clips"][clip]["lanczos"]["psnr"] for clip in clips]
-        axes.bar(places + (number - (len(names) - 1) / 2) * 0.2, over, 0.18, label=name)
-    axes.set_xticks(places, [clip.partition(".")[0] for clip in clips], fontsize=8)
-    axes.set_ylabel("PSNR over Lanczos, dB")
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.legend(fontsize=8)
-    return made
+    return harness.bars_over(row["clips"], "lanczos", names, label="PSNR over Lanczos, dB", order="vidbatch", step=0.2)
 
 
 def picture(place: Path, ways: dict[str, Upscaler]) -> None:

@@ -18,16 +18,13 @@ import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import av
 import numpy as np
 from archives import built
-from av.video.frame import VideoFrame
 from clips import fetch
-from enhance_data import FPS, HEIGHT, TRAILERS, WIDTH, Pixels
+from enhance_data import HEIGHT, TRAILERS, WIDTH, Pixels, write
 from photographs import more_photographs, photographs
 from PIL import Image
 
@@ -73,25 +70,13 @@ def pictures_of(name: str, path: str) -> Iterator[Pixels]:
             yield frame
 
 
-def write(path: Path, pictures: list[Pixels]) -> None:
-    """A video of pictures that have nothing to do with each other."""
-    with av.open(os.fspath(path), "w") as out:
-        options = {"crf": str(RATE_FACTOR), "preset": "veryslow", "threads": "1"}
-        stream: Any = out.add_stream("libx264", rate=FPS, options=options)
-        stream.height, stream.width, stream.pix_fmt, stream.gop_size = HEIGHT, WIDTH, "yuv420p", 1
-        for number, pixels in enumerate(pictures):
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-
-
 def make(name: str, path: str, seed: int, folder: str) -> None:
     """The video of a photograph or a trailer, if there is something to see."""
     rng = np.random.default_rng([2, seed, zlib.crc32(name.encode())])
     found = list(pictures_of(name, path) if name in TRAILERS else cuts_of(Path(path), rng))
-    if found:
-        write(Path(folder) / f"{name.partition('.')[0]}.mp4", found)
+    if found:  # pictures that have nothing to do with each other
+        path = Path(folder) / f"{name.partition('.')[0]}.mp4"
+        write(path, found, "libx264", gop=1, crf=str(RATE_FACTOR), preset="veryslow", threads="1")
 
 
 def upscale_archive(seed: int = 0) -> Path:

@@ -305,7 +305,7 @@ def test_filters_of_opencv_change_frames_and_more_at_full_strength(name: str, me
 def test_without_opencv_its_filters_are_refused_before_the_first_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vidbatch.enhancing.opencv.find_spec", lambda _name: None)
+    monkeypatch.setattr("vidbatch.restoring.flow.find_spec", lambda _name: None)
     with pytest.raises(ConfigError) as raised:
         enhance(load_enhance_config({"inputs": tmp_path, "output": tmp_path / "o", "denoise": "fastnlmeans"}))
     assert str(raised.value) == ("denoise: 'fastnlmeans' is not allowed without OpenCV: pip install 'vidbatch[opencv]'")

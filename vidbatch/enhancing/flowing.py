@@ -67,7 +67,8 @@ class Flowing:
         found = flow.between(lumas[0], lumas[1], lumas[2], lumas[3], self._flow)
         flows = torch.from_numpy(found).to(self._device)[None]
         frames = torch.stack([first.cells, last.cells], dim=1)
-        return [_frame_of(self._at(frames, flows, phase), like=first.frame) for phase in phases]
+        cells = (self._at(frames, flows, phase).float() for phase in phases)
+        return [frame_of_planes(*from_cells(each), like=first.frame) for each in cells]
 
     def _at(self, frames: Tensor, flows: Tensor, phase: float) -> Tensor:
         times = torch.tensor([phase], device=frames.device)
@@ -91,8 +92,11 @@ def _even(plane: npt.NDArray[Any], height: int, width: int) -> flow.Plane:
     return np.ascontiguousarray(np.pad(plane, more, mode="edge") if more != ((0, 0), (0, 0)) else plane)
 
 
-def _frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
-    luma, chroma = from_cells(cells.float())
+def frame_of_planes(luma: Tensor, chroma: Tensor, *, like: VideoFrame) -> VideoFrame:
+    """The frame of luma (1, 1, H, W) and chroma (1, 2, H/2, W/2), 0 to 1, of the size and colours of another.
+
+    What is beyond its last row and column is left out.
+    """
     made = VideoFrame(like.width, like.height, "yuv420p")
     for number, plane in enumerate((luma[0, 0], chroma[0, 0], chroma[0, 1])):
         rows = rows_of(made, number)

@@ -174,12 +174,12 @@ class Interpolation:
         held = self._held[at]
         if held.pair is None:
             return "cut"
-        if self._seconds_at(at) > self._longest:
+        if self._ticks_at(at) > self._longest:
             return "same"
         before = self._held[at - 1].pair if at else None
         return cuts.verdict(before, held.pair, self._held[at + 1].pair)
 
-    def _seconds_at(self, at: int) -> int:
+    def _ticks_at(self, at: int) -> int:
         """Ticks that a frame is shown for, until the next one."""
         return self._held[at + 1].timed.tick - self._held[at].timed.tick
 
@@ -195,7 +195,7 @@ class Interpolation:
         """Whether a pair before or behind tells how things move: at that pace, and in that shot."""
         if pair < 0 or pair + 1 >= len(self._held) or self._lies_between(pair) != "moves":
             return False
-        here, there = self._seconds_at(self._at), self._seconds_at(pair)
+        here, there = self._ticks_at(self._at), self._ticks_at(pair)
         return max(here, there) <= _STEADY * min(here, there)
 
 

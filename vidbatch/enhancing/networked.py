@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from vidbatch.enhancing.chain import Link
 from vidbatch.enhancing.filters import RGB_MATRIX, Conversion, Reach, Shape, format_of, is_rgb, rows_of, tagged
-from vidbatch.enhancing.flowing import Flowing
+from vidbatch.enhancing.flowing import Flowing, frame_of_planes
 from vidbatch.enhancing.types import Network
 from vidbatch.enhancing.upscaling import UpscaleLink
 from vidbatch.errors import VideoError
@@ -215,13 +215,7 @@ def _filled(plane: Tensor, height: int, width: int) -> Tensor:
 
 def frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
     """The frame of cells (1, 24, h, w), of the size and colours of another."""
-    luma, chroma = planes.unpack(cells.float())
-    made = VideoFrame(like.width, like.height, "yuv420p")
-    for number, plane in enumerate((luma[0, 0], chroma[0, 0], chroma[0, 1])):
-        rows = rows_of(made, number)
-        levels_of = plane[: rows.shape[0], : rows.shape[1]].mul(255).round_().clamp_(0, 255).to(torch.uint8)
-        rows[...] = levels_of.cpu().numpy()
-    return tagged(made, like)
+    return frame_of_planes(*planes.unpack(cells.float()), like=like)
 
 
 # --- in better colours ----------------------------------------------------------------------------------------------

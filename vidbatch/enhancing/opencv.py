@@ -10,18 +10,12 @@ Runs in the child process, as a link of chain.Chain.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
 
 from vidbatch.enhancing.filters import rows_of, tagged
-
-
-def is_installed() -> bool:
-    """Whether there is an OpenCV."""
-    return find_spec("cv2") is not None
 
 
 class OpenCVLink:

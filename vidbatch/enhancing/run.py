@@ -168,12 +168,11 @@ def _sweep(config: EnhanceConfig) -> None:
 def _check(config: EnhanceConfig) -> None:
     """Raise ConfigError for what this FFmpeg cannot do, and for an output whose videos would be inputs."""
     from vidbatch.enhancing.encode import check_encoding  # it loads PyAV
-    from vidbatch.enhancing.opencv import is_installed
-    from vidbatch.restoring.flow import check_opencv
+    from vidbatch.restoring.flow import check_opencv, has_opencv
 
     check_encoding(config.encoding, config.container)
     for step in config.wanted_steps:
-        if step.method in OPENCV[step.name] and not is_installed():
+        if step.method in OPENCV[step.name] and not has_opencv():
             raise ConfigError(
                 f"{step.name}: {step.method!r} is not allowed without OpenCV: pip install 'vidbatch[opencv]'"
             )

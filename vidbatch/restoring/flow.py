@@ -21,9 +21,14 @@ SMALLEST: Final = 24
 """Side, in pixels, of pictures that DIS can look at: its patches are 8 wide, at halves of halves."""
 
 
+def has_opencv() -> bool:
+    """Whether OpenCV is installed."""
+    return find_spec("cv2") is not None
+
+
 def check_opencv(what: str) -> None:
     """Raise ConfigError where OpenCV is not installed. Args: `what` names the setting that wants it."""
-    if find_spec("cv2") is None:
+    if not has_opencv():
         raise ConfigError(f"{what} needs OpenCV: pip install 'vidbatch[opencv]'")
 
 

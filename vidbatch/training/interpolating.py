@@ -22,7 +22,7 @@ from vidbatch.restoring import flow, planes
 from vidbatch.restoring.interpolator import CHANNELS, beginning, to_cells
 from vidbatch.training.objective import Judged, autocast
 from vidbatch.training.restore_config import RestoreConfig
-from vidbatch.training.restoring import CHROMA_WEIGHT, Restoring
+from vidbatch.training.restoring import CHROMA_WEIGHT, Restoring, scores_of
 from vidbatch.transforms import to_float
 from vidbatch.windows import Ints, Keys, random_bits
 
@@ -66,7 +66,7 @@ class Interpolating(Restoring):
         if any(int(key) not in self._baselines for key in keys):
             blend = torch.lerp(frames[:, 0], frames[:, 1], times.view(-1, 1, 1, 1))
             found = [
-                _psnr(each - wanted).view(len(keys), -1).mean(1).tolist()
+                scores_of(_errors(each - wanted), len(keys)).tolist()
                 for each in (beginning(frames, flows, times), blend)
             ]
             self._baselines |= {int(key): pair for key, pair in zip(keys, zip(*found, strict=True), strict=True)}
@@ -93,8 +93,8 @@ class Interpolating(Restoring):
         losses = self._losses(made.picture - wanted, weights) + _DRAWN_WEIGHT * self._losses(
             made.drawn - wanted, weights
         )
-        scores = _psnr(made.picture.detach().clamp(0, 1) - wanted)
-        return Judged(losses.view(n, -1).mean(1), scores.view(n, -1).mean(1))
+        scores = scores_of(_errors(made.picture.detach().clamp(0, 1) - wanted), n)
+        return Judged(losses.view(n, -1).mean(1), scores)
 
     def _given(self, windows: Any, seeds: Keys) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cells of two frames (N, 2, 6, h, w), flows, times, and cells of what is between; on the device."""
@@ -176,6 +176,6 @@ def _luma(frame: Any) -> Any:
     return ((54 * red + 183 * green + 19 * blue) >> 8).astype(np.uint8)
 
 
-def _psnr(differences: Tensor) -> Tensor:
-    """Of luma, of each square."""
-    return -10 * differences[:, :_NUM_LUMA].square().mean((1, 2, 3)).clamp(min=1e-10).log10()
+def _errors(differences: Tensor) -> Tensor:
+    """Mean squared error of the luma of each square."""
+    return differences[:, :_NUM_LUMA].square().mean((1, 2, 3))

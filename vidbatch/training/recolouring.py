@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from vidbatch.restoring import degrade, levels
-from vidbatch.training.objective import Judged
+from vidbatch.training.objective import Judged, autocast
 from vidbatch.training.restoring import Restoring, scores_of
 from vidbatch.transforms import to_float
 from vidbatch.windows import Keys
@@ -32,7 +32,9 @@ class Recolouring(Restoring):
         n = len(windows)
         found = [each for at in range(n) for each in self._spoilt(windows["frames"][at][0], seeds[at])]
         good, small, counts = (torch.stack(part).to(self._device) for part in zip(*found, strict=True))
-        made = levels.apply(small, network(counts, small))
+        with autocast(self._device, self._config.precision):
+            curves = network(counts, small)
+        made = levels.apply(small, curves.float())
         difference = made - good
         losses = self._losses(difference, torch.ones((), device=self._device))
         return Judged(losses.view(n, -1).mean(1), scores_of(difference.detach().square().mean((1, 2, 3)), n))
