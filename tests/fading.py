@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from vidbatch.training.config import TrainConfig, load_train_config
 
 LABELS = ("brighter", "darker")
+MANIFEST = "labels.csv"
 
 
 def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps: int = 8, levels: float = 6) -> None:
@@ -32,11 +33,15 @@ def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps:
         out.mux(stream.encode(None))
 
 
-def make_archive(folder: Path, *, per_class: int = 12, labels: Sequence[str] = LABELS) -> Path:
-    """A folder per class."""
+def make_archive(folder: Path, *, per_class: int = 12, labels: Sequence[str] = LABELS, split: bool = False) -> Path:
+    """A folder per class; with `split` a manifest too, which says the splits: hashes of URLs would split by the path."""
+    lines = ["url,label,split"]
     for number in range(per_class):
         for at, label in enumerate(labels):
             make_fading(folder / label / f"{number:02d}.mp4", label, seed=100 * at + number)
+            lines.append(f"{label}/{number:02d}.mp4,{label},{'validation' if number % 10 in (2, 5, 8) else 'train'}")
+    if split:
+        (folder / MANIFEST).write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -52,9 +57,10 @@ def make_speeds(folder: Path, *, num_videos: int = 24) -> Path:
 
 
 def settings(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    """A run of a few small steps, without chance in its splits' sizes."""
+    """A run of a few small steps; where the archive has a manifest, without chance in the sizes of its splits."""
+    manifest = folder / MANIFEST
     return {
-        "inputs": (str(folder),), "output": str(output), "cache": str(output.parent / "cache"), "num_frames": 6,
+        "inputs": (str(manifest if manifest.exists() else folder),), "output": str(output), "cache": str(output.parent / "cache"), "num_frames": 6,
         "frame_size": (48, 64), "head_width": 16, "grid": 3, "dropout": 0.1, "epochs": 2, "batch_size": 8,
         "slice_size": 2, "learning_rate": 3e-3, "train_share": 0.7, "validation_share": 0.3, "device": "cpu",
         "channels": ("signed_difference",),

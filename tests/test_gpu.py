@@ -70,7 +70,7 @@ def stamp_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def fading(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_archive(tmp_path_factory.mktemp("fading") / "archive")
+    return make_archive(tmp_path_factory.mktemp("fading") / "archive", split=True)
 
 
 def rows(result: Any, table: str, names: tuple[str, ...]) -> list[tuple[Any, ...]]:

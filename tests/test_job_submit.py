@@ -251,7 +251,7 @@ def test_a_submitted_job_trains_a_model_and_another_labels_with_it(
 ) -> None:
     """Two workers and what they write on S3; submitted again, there is nothing left to do."""
     bucket = moto_s3()
-    archive = make_archive(tmp_path / "archive")
+    archive = make_archive(tmp_path / "archive", split=True)
     given = settings_of_training(archive, tmp_path / "output", num_workers=2, cpus_per_worker=1, epochs=6)
     (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
     options = ("--runtime-env-json", json.dumps({"env_vars": moto_s3.env}))

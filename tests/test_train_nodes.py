@@ -33,7 +33,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.folder = folder
-        self.archive = make_archive(folder / "archive")
+        self.archive = make_archive(folder / "archive", split=True)
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         self.others: list[Any] = []
 
