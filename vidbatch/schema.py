@@ -183,6 +183,7 @@ ENHANCED: Final = pa.schema(
         pa.field("output_width", pa.int32()),  # before rotation
         pa.field("output_height", pa.int32()),
         pa.field("output_pixel_format", pa.string()),
+        pa.field("output_heights", pa.list_(pa.int32())),  # of a ladder, the highest first; null: one file
         pa.field("output_size_bytes", pa.int64()),
         pa.field("output_duration_seconds", pa.float64()),  # from the first frame to the end of the last
         pa.field("output_frame_rate", pa.float64()),  # average, frames a second
@@ -221,6 +222,7 @@ ENHANCED_CLIPS: Final = pa.schema(
 
 PACKETS: Final = pa.schema(
     [
+        pa.field("rung", pa.int8(), nullable=False),  # of a ladder, the highest first; else 0
         pa.field("pts", pa.int64(), nullable=False),  # ticks of the file's time base (types.Picture)
         pa.field("duration", pa.int64(), nullable=False),
         pa.field("is_keyframe", pa.bool_(), nullable=False),

@@ -178,6 +178,7 @@ class EnhancedVideos:
             "output_width": facts.picture.width,
             "output_height": facts.picture.height,
             "output_pixel_format": facts.picture.pixel_format,
+            "output_heights": facts.file.get("heights"),
             "output_size_bytes": facts.file["size_bytes"],
             "output_duration_seconds": seconds,
             "output_frame_rate": facts.num_frames / seconds if seconds > 0 else None,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from vidbatch.decoding.types import Bounds
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+Packets: TypeAlias = "Iterator[tuple[int, Packet[VideoStream]] | None]"
+"""Packets of encoders, each with the number of its rung; None: it goes on, but there is no packet yet."""
 
 
 class Network(NamedTuple):
@@ -68,6 +75,25 @@ class Encoding:
     """None: the source's, or the nearest that the encoder takes."""
     options: dict[str, str]
     threads: int
+    is_segmented: bool = False
+    """Whether keyframes are where segments of a ladder begin, and nowhere else."""
+
+
+class Ladder(NamedTuple):
+    """The heights in pixels in which a video is written, and how long segments are."""
+
+    heights: tuple[int, ...]
+    segment_seconds: float
+
+
+MASTER: Final = "master.m3u8"
+"""What a player of HLS opens; written last, so that where it is, all is."""
+
+
+def in_writing_order(names: Iterable[str]) -> list[str]:
+    """The files of a ladder so that none stands before what it names."""
+    order = ("stream_", "media_", "manifest", "master")
+    return sorted(names, key=lambda name: (next(n for n, begin in enumerate(order) if name.startswith(begin)), name))
 
 
 @dataclass(frozen=True)
@@ -78,13 +104,15 @@ class EnhanceJob:
     steps: tuple[Step, ...]
     encoding: Encoding
     container: str
-    """mp4 | mkv | webm."""
+    """mp4 | mkv | webm | cmaf."""
     folder: str
     """Where the child may write: the file, or the packets of one clip of several, under the names below."""
     bounds: Bounds = field(default_factory=Bounds)
     contact_sheet: bool = False
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
+    ladder: Ladder | None = None
+    """Of cmaf only."""
 
     @property
     def is_whole(self) -> bool:
@@ -93,8 +121,13 @@ class EnhanceJob:
 
     @property
     def file(self) -> str:
-        """Path of the finished video."""
-        return f"{self.folder}/video.{self.container}"
+        """Path of the finished video; of a ladder, that of its manifest, in a folder of its own."""
+        return f"{self.folder}/video.{self.container}" if self.ladder is None else f"{self.media_folder}/manifest.mpd"
+
+    @property
+    def media_folder(self) -> str:
+        """Where the files of a ladder are."""
+        return f"{self.folder}/ladder"
 
     @property
     def packets(self) -> str:
@@ -113,6 +146,12 @@ class JoinJob(EnhanceJob):
 
     urls: tuple[str, ...] = ()
     facts: tuple[Facts, ...] = ()
+
+    @classmethod
+    def of(cls, job: EnhanceJob, urls: Iterable[str], facts: Iterable[Facts]) -> JoinJob:
+        """What joins the clips that were made by such jobs."""
+        given = {name: getattr(job, name) for name in EnhanceJob.__dataclass_fields__}
+        return cls(**given, urls=tuple(urls), facts=tuple(facts))
 
 
 @dataclass(frozen=True)
@@ -162,7 +201,7 @@ class Facts:
     """When the first frame is shown and the last one ends, on the source's clock."""
     end_seconds: float | None = None
     extradata: str = ""
-    """What the encoder says once for all packets, as hex digits."""
+    """What the encoder says once for all packets, as hex digits; of a ladder, what each of them says."""
     reorder_depth: int = 0
     """How many packets, at most, come between a frame's turn to be decoded and its turn to be shown."""
     changes: list[str] = field(default_factory=list)
