@@ -170,6 +170,13 @@ PREDICTIONS: Final = pa.schema(
 )
 """PIXELS without the pixels, with what the model said of each frame."""
 
+RATE_QUALITY: Final = [
+    pa.field("crf", pa.float64(), nullable=False),
+    pa.field("bit_rate", pa.float64(), nullable=False),  # bits a second of pictures
+    pa.field("xpsnr_db", pa.float64(), nullable=False),  # of luma
+]
+"""A point of the rate-quality curve of a video."""
+
 ENHANCED: Final = pa.schema(
     [
         *IDENTITY,
@@ -188,6 +195,9 @@ ENHANCED: Final = pa.schema(
         pa.field("output_duration_seconds", pa.float64()),  # from the first frame to the end of the last
         pa.field("output_frame_rate", pa.float64()),  # average, frames a second
         pa.field("output_bit_rate", pa.float64()),  # bits a second, of all streams
+        # Where a quality was asked for: the crf that reached it, mean over frames; what was tried on parts of a video.
+        pa.field("output_crf", pa.float64()),
+        pa.field("rate_quality", pa.list_(pa.struct(RATE_QUALITY))),
         pa.field("num_frames_decoded", pa.int64(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),  # written
         pa.field("num_frames_interpolated", pa.int64(), nullable=False),  # of these, made between two others

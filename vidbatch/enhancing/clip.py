@@ -7,8 +7,10 @@ exception: the facts say what was wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,8 +38,9 @@ from vidbatch.enhancing.ladder import Segments, Sizing, rungs_of, says_of
 from vidbatch.enhancing.passage import Passage, around
 from vidbatch.enhancing.quality import Thumbnails, contact_sheet, measure
 from vidbatch.enhancing.reading import ClipReader, check_colour, is_interlaced
+from vidbatch.enhancing.target import MOST_FRAMES, crf_for, parts_of, tried
 from vidbatch.enhancing.timeline import Timeline
-from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture, times_larger
+from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture, added_trials, times_larger
 from vidbatch.errors import VideoError
 
 _BEAT_SECONDS: Final = 1.0
@@ -105,6 +108,9 @@ class _ClipWork:
         if job.encoding.two_pass:
             way = Pass(2, f"{job.folder}/passes")
             yield from self._learn(video, log, picture, way._replace(number=1))
+        if job.encoding.target_xpsnr_db is not None:
+            yield from self._find_crf(video, log, picture)
+            job = self._job
         frames = self._frames(video, log, picture, facts, measures=True)
         if job.is_whole:
             with open_clip(job.clip) as again, Video(again, bounds=job.bounds, log=log) as source:
@@ -118,6 +124,8 @@ class _ClipWork:
             rungs = _sized(job, picture, contexts)
             yield from write_packets(job.packets, encoded(rungs, frames, facts, self._segments()), facts)
             facts.extradata = extradata_of(contexts)
+        if facts.trials and job.encoding.crf is not None:
+            facts.crf_of_frames = job.encoding.crf * facts.num_frames
         if self._thumbnails is not None:
             facts.thumbnails = self._thumbnails.take()
             if job.is_whole and facts.thumbnails:
@@ -141,7 +149,43 @@ class _ClipWork:
         spent.encode_seconds = facts.encode_seconds
         video.reopen()
 
-    def _frames(self, video: Video, log: Log, picture: Picture, facts: Facts, *, measures: bool) -> Iterator[Timed]:
+    def _find_crf(self, video: Video, log: Log, picture: Picture) -> Iterator[None]:
+        """Encode parts of the clip at several crf, and go on with the largest that is good enough."""
+        clip, encoding = self._job.clip, self._job.encoding
+        target, trials = encoding.target_xpsnr_db, []
+        assert target is not None
+        begin = float(self._origin_seconds) if clip["start_seconds"] is None else clip["start_seconds"]
+        end = clip["end_seconds"]
+        if end is None and (lasts := video.header.get("duration_seconds")) is not None:
+            end = float(self._origin_seconds) + lasts
+        rung = rungs_of(picture, self._job.ladder)[0]
+        sized = Sizing(picture, rung)
+        for start, stop in parts_of(begin, end):
+            part = clip | {"start_seconds": start, "end_seconds": stop}
+            spent, frames = Facts(), []
+            timed = self._frames(video, log, picture, spent, measures=False, clip=part)
+            for enhanced in islice(timed, MOST_FRAMES):
+                frames.append(sized(enhanced.frame))
+                yield
+            timed.close()
+            video.reopen()
+            self._facts.decode_seconds += spent.decode_seconds
+            self._facts.enhance_seconds += spent.enhance_seconds
+            seconds = (spent.end_seconds or 0.0) - (spent.first_seconds or 0.0)
+            began = time.perf_counter()
+            for trial in tried(frames, encoding, picture, rung, seconds) if frames else ():
+                trials.append(trial)
+                yield
+            self._facts.encode_seconds += time.perf_counter() - began
+        if trials:
+            trials = added_trials(trials)
+            self._job = replace(self._job, encoding=encoding.at(crf_for(target, trials, encoding.encoder)))
+            self._facts.trials = [list(trial) for trial in trials]
+
+    def _frames(
+        self, video: Video, log: Log, picture: Picture, facts: Facts, *, measures: bool,
+        clip: dict[str, Any] | None = None,
+    ) -> Generator[Timed]:  # fmt: skip
         job, factor = self._job, times_larger(self._job.steps)
         interlaced = is_interlaced(video)
         target = Target(picture.width, picture.height, picture.pixel_format)
@@ -152,7 +196,7 @@ class _ClipWork:
         time_base = Fraction(*picture.time_base)
         reader = ClipReader(
             video, log, passage, around(job.steps, self._timeline, deinterlaces=interlaced), facts,
-            time_base=time_base, clip=job.clip, measures=measures,
+            time_base=time_base, clip=job.clip if clip is None else clip, measures=measures,
             max_duration_seconds=job.bounds.max_duration_seconds,
         )  # fmt: skip
         try:

@@ -29,7 +29,7 @@ from vidbatch.enhancing.config import CODECS
 from vidbatch.enhancing.filters import MATRIX_OF_RGB, is_rgb
 from vidbatch.enhancing.ladder import Segments
 from vidbatch.enhancing.timeline import Timeline
-from vidbatch.enhancing.types import Encoding, EnhanceJob, Facts, Packets, Picture, times_larger
+from vidbatch.enhancing.types import CRFS, Encoding, EnhanceJob, Facts, Packets, Picture, times_larger
 from vidbatch.errors import ConfigError, VideoError
 
 TWO_PASS: Final = ("libx264", "libx265")
@@ -89,6 +89,11 @@ def check_encoding(encoding: Encoding, container: str) -> None:
         )
     if encoding.two_pass and encoding.encoder not in TWO_PASS:
         raise ConfigError(f"two_pass: True is not allowed with {encoding.encoder}; allowed: {', '.join(TWO_PASS)}")
+    if encoding.target_xpsnr_db is not None and encoding.encoder not in CRFS:
+        raise ConfigError(
+            f"target_xpsnr: {encoding.target_xpsnr_db:g} is not allowed with {encoding.encoder}; "
+            f"allowed: {', '.join(CRFS)}"
+        )
     if encoding.bit_rate is None and _quality_option(context) is None:
         raise ConfigError(f"crf: {encoding.encoder} has no such mode; give a bitrate")
     if encoding.preset is not None and _preset_option(context) is None:
@@ -252,6 +257,8 @@ def _options(context: VideoCodecContext, encoding: Encoding, way: Pass | None) -
     if encoding.is_segmented and encoding.encoder in TWO_PASS:
         options["forced-idr"] = "1"
         passes.append("scenecut=0")
+    if encoding.target_xpsnr_db is not None:  # clips of another crf are joined: headers must not depend on it
+        passes += {"libx264": ["stitchable=1"], "libx265": ["info=0"]}.get(encoding.encoder, [])
     if encoding.encoder == "libx264" and passes:
         options["x264-params"] = ":".join(passes)
     elif encoding.encoder == "libx265":
