@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `make` needs on a bare machine, installed once: `install.sh python` makes .venv from requirements.lock,
-# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe, ip, chromium), `install.sh peers` makes .venv-peers
-# (other decoders, for benchmarks/decode.py and train.py) from benchmarks/peers.lock. Safe to repeat.
+# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe, ip, chromium), `install.sh peers` makes
+# .venv-peers (other decoders, for benchmarks/decode.py and train.py) from benchmarks/peers.lock. Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -78,7 +78,7 @@ MAY_IMPORT = {
     "timm": {"models"},
     "cv2": {"restoring", "enhancing"},
     "sklearn": {"evaluation"},
-    "matplotlib": {"evaluation"},
+    "matplotlib": {"evaluation", "enhancing"},
     "s3fs": {"storage"},
     "botocore": {"storage"},
     "boto3": {"storage"},

@@ -6,20 +6,24 @@ import math
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import av
 import pytest
 from av.filter import Graph
 from clips import LazyClips
-from test_enhance import done, ffmpeg, in_clips, job
+from servers import MotoServer
+from test_enhance import done, ffmpeg, in_clips, job, rows
 
+from vidbatch import storage
 from vidbatch.enhancing.config import load_enhance_config
 from vidbatch.enhancing.run import enhance
 from vidbatch.enhancing.target import crf_for, parts_of
 from vidbatch.enhancing.types import CRFS, Trial, added_trials
 from vidbatch.errors import ConfigError
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 PRESETS = {"libx264": "veryfast", "libx265": "ultrafast", "libvpx-vp9": "8", "libsvtav1": "10"}
 CONTAINERS = {"libvpx-vp9": "webm"}
 
@@ -79,6 +83,30 @@ def test_clips_of_a_video_have_each_a_crf_of_their_own_and_are_joined(
     assert facts.num_frames == joined.facts[0].num_frames + sum(part.num_frames for part in joined.facts[1:])
     assert len({part.crf_of_frames / part.num_frames for part in joined.facts}) > 1
     assert xpsnr_of(joined.file, source) == pytest.approx(32, abs=0.8)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_job_that_transcodes_makes_each_video_as_large_as_it_needs_and_draws_why(
+    clips: LazyClips, tmp_path: Path, moto_s3: MotoServer
+) -> None:
+    bucket = moto_s3()
+    for name in ("bikes.mp4", "carphone.mp4"):
+        storage.put(f"{bucket}/in/{name}", Path(clips[name]).read_bytes())
+    transcode = run_path(str(REPOSITORY / "jobs" / "transcode.py"))
+    given = transcode["arguments"]([f"{bucket}/in", "--output", f"{bucket}/out", "--preset", "veryfast"])
+    with pytest.raises(SystemExit, match="0"):
+        transcode["main"](given)
+    found = rows(f"{bucket}/out")
+    assert [(row["status"], row["steps"]) for row in found] == [("ok", "none")] * 2
+    for row in found:
+        assert [point["crf"] for point in row["rate_quality"]] == list(CRFS["libx264"].tried)
+        rates = [point["bit_rate"] for point in row["rate_quality"]]
+        assert rates == sorted(rates, reverse=True)
+        assert row["rate_quality"][0]["crf"] - 10 <= row["output_crf"] <= row["rate_quality"][-1]["crf"]
+    assert found[0]["output_crf"] != found[1]["output_crf"]
+    picture = storage.read_bytes(f"{bucket}/out/rate_quality.svg")
+    assert b"<svg" in picture
+    assert transcode["arguments"](["a", "--crf=20"]) == ["enhance", "--steps", "none", "a", "--crf=20"]
 
 
 def test_the_crf_lies_on_the_lines_between_trials() -> None:
