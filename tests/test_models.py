@@ -580,7 +580,7 @@ def small_bundle_at(place: Path, state: State) -> Path:
         ({"mean": [0.5]}, "mean: "),
         ({"interpolation": "nearest"}, "interpolation: input should be 'bilinear'"),
         ({"labels": []}, "labels: "),
-        ({"colour": "bgr"}, "colour: no such field; allowed: format, video, architecture, labels"),
+        ({"colour": "bgr"}, "colour: no such field; allowed: labels, height, width, crop_share"),
         ({"architecture": "efficientnet-lite0", "height": 100}, "height and width must be multiples of 32"),
     ],
 )

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from vidbatch import hf_models, programs
 from vidbatch.errors import ModelError
 from vidbatch.model_names import LITE0, STAMP
 from vidbatch.schema import FrameSpec
 
 if TYPE_CHECKING:
     from vidbatch.models import ModelSpec
+    from vidbatch.program_networks import ProgramNetwork
     from vidbatch.window_networks import NetworkOfWindows
 
 CPU_SLICE_FRAMES: Final = 4
@@ -247,11 +249,17 @@ class Facts(NamedTuple):
     embedding_size: int
 
 
-def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str) -> Facts:
+def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str, *, details: str = "") -> Facts:
     """Load the weights as a worker will, and count classes and embedding. Raises ModelError for weights that don't fit.
 
     The number of classes is that of the weights' last layer, whatever it was trained for.
     """
+    if architecture in programs.KINDS:
+        from vidbatch.program_networks import inspect_program
+
+        return inspect_program(architecture, weights, frame, where, details=details)
+    if details:
+        return _probe(hf_models.make_module(details, weights, where), frame, where, check=True)
     state = read_state(weights, where)
     plain = make_module(architecture, 1000, frame)
     last = _probe(plain, frame, where).classifier
@@ -358,7 +366,9 @@ class Network:
         self._of_thread.features = inputs[0]
 
 
-def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1) -> Network | NetworkOfWindows:
+def build(
+    spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1
+) -> Network | NetworkOfWindows | ProgramNetwork:
     """The network ready to run on `cpu` or `cuda`; float32 (matrix products in TF32 on cuda).
 
     Args: `num_threads` slices of a batch run at once on a CPU, each with one of torch's own threads.
@@ -368,12 +378,21 @@ def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: 
         from vidbatch.window_networks import build_windows
 
         return build_windows(spec, spec.video, weights, device, num_threads=num_threads)
-    module = make_module(spec.architecture, len(spec.labels), spec.frame)
-    fill(module, read_state(weights, spec.name), spec.name)
+    if spec.architecture in programs.KINDS:
+        from vidbatch.program_networks import build_program
+
+        return build_program(spec, weights, device, num_threads=num_threads)
+    if spec.details:
+        module = hf_models.make_module(spec.details, weights, spec.name)
+    else:
+        module = make_module(spec.architecture, len(spec.labels), spec.frame)
+        fill(module, read_state(weights, spec.name), spec.name)
     classifier = _probe(module, spec.frame, spec.name, check=True).classifier
     if device != "cpu":
         torch.set_float32_matmul_precision("high")
-    return Network(spec, _fused(module, classifier, spec.frame), classifier, torch.device(device), num_threads)
+    if not spec.details:
+        module = _fused(module, classifier, spec.frame)
+    return Network(spec, module, classifier, torch.device(device), num_threads)
 
 
 def _fused(module: nn.Module, classifier: str, frame: FrameSpec) -> nn.Module:

@@ -18,13 +18,15 @@ SCHEMA_VERSION: Final = 1
 class FrameSpec(NamedTuple):
     """What a model wants to see: frames come out of the decoder as uint8 RGB of exactly this size.
 
-    The shorter side is scaled to `size / crop_share` and the centre is cropped, on square pixels, upright.
+    Of `crop`, the shorter side is scaled to `size / crop_share` and the centre is cropped, on square pixels, upright;
+    of `stretch`, the middle `crop_share` of both sides is scaled to the size, whatever shape that gives its pixels.
     """
 
     height: int
     width: int
     crop_share: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
+    fit: Literal["crop", "stretch"] = "crop"
 
 
 TOP_K: Final = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))

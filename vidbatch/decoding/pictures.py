@@ -127,7 +127,7 @@ class PictureMaker:
 
     def _crop_of(self, shape: _Shape, target: TargetSize) -> tuple[int, int, int, int]:
         size = (target.width, target.height) if shape.transpose else (target.height, target.width)
-        return _crop(shape, size, target.crop_share)
+        return _crop(shape, size, target.crop_share, target.fit)
 
     def _orientation(self, frame: VideoFrame) -> Orientation:
         # PyAV's view of the side data and its frame hold each other until Python looks for cycles, which kept
@@ -138,7 +138,7 @@ class PictureMaker:
 
     def _build(self, shape: _Shape) -> None:
         assert self._target is not None
-        height, width, _, interpolation = self._target
+        height, width, interpolation = self._target.height, self._target.width, self._target.interpolation
         if shape.transpose:
             height, width = width, height
         graph = Graph()
@@ -202,17 +202,19 @@ def _sane(pixel_aspect: Fraction | None) -> Fraction:
 
 
 @lru_cache(maxsize=16)  # asked for several times a frame, of few kinds of frames
-def _crop(shape: _Shape, target: tuple[int, int], crop_share: float) -> tuple[int, int, int, int]:
+def _crop(shape: _Shape, target: tuple[int, int], crop_share: float, fit: str) -> tuple[int, int, int, int]:
     """(width, height, left, top) in stored pixels of the centre that scales to the target (height, width).
 
     The picture is scaled so that the target fills `crop_share` of it in the direction where it fits worse: for a
-    square target, the shorter displayed side is scaled to size / crop_share.
+    square target, the shorter displayed side is scaled to size / crop_share. `stretch` takes that share of both sides.
     """
     target_height, target_width = target
     displayed_width = shape.width * shape.pixel_aspect
     scale = max(Fraction(target_width) / displayed_width, Fraction(target_height, shape.height)) / Fraction(crop_share)
     width = min(shape.width, max(1, round(target_width / scale / shape.pixel_aspect)))
     height = min(shape.height, max(1, round(target_height / scale)))
+    if fit == "stretch":
+        width, height = max(1, round(shape.width * crop_share)), max(1, round(shape.height * crop_share))
     # Chroma samples are shared by up to four pixels: a crop that begins between them would shift the colours.
     left, top = ((whole - part) // 2 for whole, part in ((shape.width, width), (shape.height, height)))
     step = 4 if "410" in shape.pixel_format or "411" in shape.pixel_format else 2
