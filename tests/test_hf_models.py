@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from clips import LazyClips
+from PIL import Image
 from servers import MotoServer
 
-from vidbatch import hf_models, models, storage
+from vidbatch import hf_processors, models, storage
 from vidbatch.bundles import Preprocessing
 from vidbatch.decode import read_frames
 from vidbatch.errors import ConfigError, ModelError
@@ -92,30 +93,38 @@ def edit(path: Path, **changes: Any) -> None:
 # --- the same answers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "shift"), [("vit", 0), ("resnet", 1)])
+@pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_scores_are_those_of_the_librarys_own_pipeline(
-    name: str, shift: int, clips: LazyClips, request: pytest.FixtureRequest
+    name: str, clips: LazyClips, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(name)
     spec, weights = load_spec(find_model(f"hf:{folder}"))
     assert spec.labels == LABELS
-    whole, _, _ = read_frames(clips["bikes.mp4"], sampling="count=5")
-    whole = np.roll(whole, shift, axis=(1, 2))  # the crop would begin on an odd pixel: the decoder's begins one before
     ours, _, _ = read_frames(clips["bikes.mp4"], sampling="count=5", size=spec.frame)
-    network = build(spec, weights, num_threads=2)
-    scores, embeddings = network(torch.from_numpy(ours))
+    scores, embeddings = build(spec, weights, num_threads=2)(torch.from_numpy(ours))
     assert embeddings.shape == (5, spec.embedding_size)
 
-    processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
-    seen = processor(images=list(torch.from_numpy(whole).permute(0, 3, 1, 2)), return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        expected = model(pixel_values=seen).logits.softmax(1)
-    std, mean = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.std, spec.mean))
-    levels = (seen * std + mean) * 255 - torch.from_numpy(ours).permute(0, 3, 1, 2)
-    assert levels.abs().mean() < 2.5
-    assert (scores - expected).abs().max() < 0.02
+    pictures = [Image.fromarray(frame) for frame in read_frames(clips["bikes.mp4"], sampling="count=5")[0]]
+    pipeline = transformers.pipeline("image-classification", str(folder), device="cpu", dtype="float32")
+    said = [{entry["label"]: entry["score"] for entry in one} for one in pipeline(pictures, top_k=5)]
+    expected = torch.tensor([[one[label] for label in LABELS] for one in said])
+    seen = pipeline.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+    assert_same_pixels(ours, seen, spec)
+    assert (scores - expected).abs().max() < 0.005
     assert expected.std(0).max() > 0.005  # the frames are told apart
+
+
+def assert_same_pixels(ours: Any, theirs: torch.Tensor, spec: Any) -> None:
+    """Ours are uint8 (..., H, W, 3), theirs normalised (..., 3, H, W).
+
+    We scale the planes of the video and convert what comes out; they convert, then scale: both round at each step, and
+    colours, of which a video holds a quarter, are made more at another moment. Shown a picture one pixel aside they
+    would be 3 to 8 levels apart on average here.
+    """
+    std, mean = (torch.tensor(values).view(3, 1, 1) for values in (spec.std, spec.mean))
+    levels = ((theirs * std + mean) * 255 - torch.from_numpy(ours.copy()).movedim(-1, -3)).abs()
+    assert levels.mean() < 0.5
+    assert levels.flatten().kthvalue(int(0.99 * levels.numel())).values <= 2.5
 
 
 def test_of_the_same_pixels_scores_and_embeddings_are_the_models_own(vit: Path) -> None:
@@ -131,6 +140,11 @@ def test_of_the_same_pixels_scores_and_embeddings_are_the_models_own(vit: Path) 
     assert (embeddings - features).abs().max() < 1e-4
 
 
+def details_of(processor: Any) -> str:
+    config = {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
+    return json.dumps({"config": config, "processor": processor.to_dict()})
+
+
 PROCESSORS: dict[str, tuple[Callable[[], Any], FrameSpec, float, float]] = {
     "stretched": (
         lambda: transformers.ViTImageProcessor(size=SQUARE, resample=3),
@@ -140,15 +154,27 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], FrameSpec, float, float]] = {
         lambda: transformers.CLIPImageProcessor(
             size={"shortest_edge": 80}, crop_size=SQUARE, image_mean=[0.1] * 3, image_std=[0.2] * 3
         ),
-        FrameSpec(64, 64, 0.8, "bicubic"), 0.1, 0.2,
+        FrameSpec(64, 64, 0.8, "bicubic", "scale_then_crop"), 0.1, 0.2,
     ),
     "cropped by a share": (
         lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 224}, image_std=[1] * 3, image_mean=HALF),
-        FrameSpec(224, 224, 224 / 256, "bicubic"), 0.5, 1.0,
+        FrameSpec(224, 224, 224 / 256, "bicubic", "scale_then_crop"), 0.5, 1.0,
     ),
     "a share that is too large to crop": (
         lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 384}, image_std=[1] * 3, image_mean=HALF),
         FrameSpec(384, 384, 1.0, "bicubic", "stretch"), 0.5, 1.0,
+    ),
+    "cropped to another shape than it was scaled to": (
+        lambda: transformers.CLIPImageProcessor(
+            size={"shortest_edge": 96}, crop_size={"height": 64, "width": 80}, image_mean=HALF, image_std=HALF
+        ),
+        FrameSpec(64, 80, 64 / 96, "bicubic", "scale_then_crop"), 0.5, 0.5,
+    ),
+    "stretched, then cropped": (
+        lambda: transformers.CLIPImageProcessor(
+            size={"height": 80, "width": 80}, crop_size=SQUARE, image_mean=HALF, image_std=HALF
+        ),
+        FrameSpec(64, 64, 0.8, "bicubic", "stretch"), 0.5, 0.5,
     ),
     "from -1 to 1, normalised twice": (
         lambda: transformers.EfficientNetImageProcessor(size=SQUARE, rescale_factor=1 / 127.5, rescale_offset=True),
@@ -160,8 +186,7 @@ PROCESSORS: dict[str, tuple[Callable[[], Any], FrameSpec, float, float]] = {
 @pytest.mark.parametrize("what", PROCESSORS)
 def test_preprocessing_is_the_processors(what: str) -> None:
     make, frame, mean, std = PROCESSORS[what]
-    details = json.dumps({"config": {"model_type": "vit"}, "processor": make().to_dict()})
-    found = hf_models.ask_processor(details, "it")
+    found = hf_processors.ask_processor(details_of(make()), "it")
     assert found.frame[:2] + found.frame[3:] == frame[:2] + frame[3:]
     assert found.frame.crop_share == pytest.approx(frame.crop_share)
     assert found.mean == pytest.approx((mean,) * 3)
@@ -186,9 +211,8 @@ def test_preprocessing_is_the_processors(what: str) -> None:
     ],
 )
 def test_preprocessing_that_cannot_be_done_here_is_refused(make: Callable[[], Any], sentence: str) -> None:
-    details = json.dumps({"config": {"model_type": "vit"}, "processor": make().to_dict()})
     with pytest.raises(ConfigError) as caught:
-        hf_models.ask_processor(details, "hf:it")
+        hf_processors.ask_processor(details_of(make()), "hf:it")
     assert sentence in str(caught.value)
     assert str(caught.value).startswith("model: hf:it: its processor, ")
 
@@ -269,11 +293,15 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json must hold a JSON object"),
     "another task": (
         lambda f: edit(f / "config.json", architectures=["BertForMaskedLM"]),
-        "is a BertForMaskedLM; allowed: image classifiers",
+        "is a BertForMaskedLM; allowed: classifiers of images or videos",
     ),
     "code of its own": (
         lambda f: edit(f / "config.json", auto_map={"AutoModel": "code.Model"}),
         "names Python of its own (auto_map), which is not run",
+    ),
+    "several labels at once": (
+        lambda f: edit(f / "config.json", problem_type="multi_label_classification"),
+        "is made for multi_label_classification; allowed: single_label_classification",
     ),
     "labels with a gap": (
         lambda f: edit(f / "config.json", id2label={"0": "a", "2": "b"}),

@@ -54,6 +54,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "video_weights",
             "window_networks",
             "hf_models",
+            "hf_processors",
             "published",
             "programs",
             "program_networks",

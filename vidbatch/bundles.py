@@ -19,7 +19,7 @@ from vidbatch import storage
 from vidbatch.errors import ConfigError
 from vidbatch.input_spec import InputSpec
 from vidbatch.model_names import LITE0, known_architecture
-from vidbatch.schema import FrameSpec
+from vidbatch.schema import Fit, FrameSpec
 from vidbatch.video_spec import VideoSpec
 from vidbatch.windows import WindowSpec
 
@@ -52,12 +52,11 @@ class TargetSpec(BaseModel):
     std: float = Field(gt=0, allow_inf_nan=False)
 
 
-class WindowModel(BaseModel):
-    """What is looked at in windows, and how: training and labelling do the same with it."""
+class Windowed(BaseModel):
+    """How a model looks at windows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: VideoSpec
     inputs: InputSpec = InputSpec.model_validate({})
     windows: WindowSpec
     target: TargetSpec | None = None
@@ -71,6 +70,12 @@ class WindowModel(BaseModel):
         return value
 
 
+class WindowModel(Windowed):
+    """What looks at windows, and how: training and labelling do the same with it."""
+
+    network: VideoSpec
+
+
 class PictureSpec(BaseModel):
     """What a model sees and calls its classes; frames are (value / 255 - mean) / std, channels in RGB order."""
 
@@ -82,7 +87,7 @@ class PictureSpec(BaseModel):
     width: Size = 224
     crop_share: float = Field(0.875, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """What is done to pictures of another shape: schema.FrameSpec."""
     mean: Rgb = HALF
     std: Rgb = HALF

@@ -1,9 +1,9 @@
-"""Image classifiers of transformers: a repository of the Hugging Face hub, or a folder laid out like one, in; its
-labels, preprocessing and network out.
+"""Classifiers of transformers, of images and of videos: a repository of the Hugging Face hub, or a folder laid out like
+one, in; its labels and network out.
 
-Read are config.json, preprocessor_config.json and model.safetensors and no other file: no pickle, and none of the
-Python that a repository may bring along. The first two travel in a model's `details`; the library itself makes the
-network and the processor of them, so that it decides what they mean.
+Read are config.json, the processor's JSON and model.safetensors and no other file: no pickle, and none of the Python
+that a repository may bring along. The first two travel in a model's `details`; the library itself makes the network and
+the processor (hf_processors.py) of them, so that it decides what they mean.
 """
 
 from __future__ import annotations
@@ -15,33 +15,22 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vidbatch import storage
-from vidbatch.bundles import Preprocessing, Rgb
 from vidbatch.errors import ConfigError, ModelError
-from vidbatch.schema import FrameSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG: Final = "config.json"
 PROCESSOR: Final = "preprocessor_config.json"
+VIDEO_PROCESSOR: Final = "video_preprocessor_config.json"
 WEIGHTS: Final = "model.safetensors"
 
-TOLERANCE_LEVELS: Final = 1.0
-TOLERANCE_PIXELS: Final = 1.0
-"""By how much, of 255 levels, what a network sees of a smooth picture may differ from what its processor shows it: by
-rounding, and by what the picture grows over this many of the network's pixels, where a crop begins between two."""
-
 _ON_THE_HUB: Final = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-_KINDS: Final = re.compile(r"\w+ForImageClassification(WithTeacher)?")
-_RESAMPLING: Final[dict[int, Literal["lanczos", "bilinear", "bicubic"]]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of what a FrameSpec knows too."""
-_CONVNEXT_STRETCHES_FROM: Final = 384
-"""Pixels; from this size on, processors with a `crop_pct` stretch pictures and crop none."""
-_GROWTH: Final = 190
-"""Levels from one side of the smooth picture to the other."""
+_KINDS: Final = re.compile(r"\w+For(Image|Video)Classification(WithTeacher)?")
+_OTHER_PROBLEMS: Final = ("multi_label_classification", "regression")
 
 
 class Repository(NamedTuple):
@@ -53,6 +42,8 @@ class Repository(NamedTuple):
     details: str
     """JSON: {"config": ..., "processor": ...}, the contents of the two files."""
     weights: bytes
+    num_frames: int | None
+    """That a video classifier looks at at once; None: one of images."""
 
 
 # --- find -----------------------------------------------------------------------------------------------------------
@@ -75,13 +66,24 @@ def read_repository(text: str) -> Repository:
     kind = next(iter(config.get("architectures") or ()), None)
     if not isinstance(kind, str) or not _KINDS.fullmatch(kind):
         raise ConfigError(
-            f"model: {_named(text)} is a {kind or 'model without architectures'}; allowed: image classifiers"
+            f"model: {_named(text)} is a {kind or 'model without architectures'}; allowed: classifiers of images or "
+            "videos"
         )
-    processor = _json(read, PROCESSOR, text)
+    if config.get("problem_type") in _OTHER_PROBLEMS:
+        raise ConfigError(
+            f"model: {_named(text)} is made for {config['problem_type']}; allowed: single_label_classification"
+        )
+    num_frames = _num_frames(config, text) if is_of_videos(kind) else None
+    processor = _processor_of(read, text, of_videos=num_frames is not None)
     for name in ("_name_or_path", "transformers_version"):  # where it was last, not what it is
         config.pop(name, None)
     details = json.dumps({"config": config, "processor": processor}, sort_keys=True)
-    return Repository(kind, _labels(config, text), details, _weights(read, text))
+    return Repository(kind, _labels(config, text), details, _weights(read, text), num_frames)
+
+
+def is_of_videos(kind: str) -> bool:
+    """Whether a class of transformers looks at several frames at once."""
+    return "ForVideoClassification" in kind
 
 
 class _Reader:
@@ -154,6 +156,22 @@ def _json(read: _Reader | _HubReader, name: str, text: str) -> dict[str, Any]:
     return found
 
 
+def _processor_of(read: _Reader | _HubReader, text: str, *, of_videos: bool) -> dict[str, Any]:
+    """Video classifiers have a file of their own for it since transformers 5; most on the hub are older."""
+    if of_videos and read(VIDEO_PROCESSOR) is not None:
+        return _json(read, VIDEO_PROCESSOR, text)
+    return _json(read, PROCESSOR, text)
+
+
+def _num_frames(config: Mapping[str, Any], text: str) -> int:
+    found = config.get("num_frames", config.get("frames_per_clip"))  # the latter is V-JEPA's
+    if not isinstance(found, int) or not 1 <= found <= 1024:
+        raise ConfigError(
+            f"model: {_named(text)}: num_frames of config.json is {found!r}; allowed: a number from 1 to 1024"
+        )
+    return found
+
+
 def _labels(config: Mapping[str, Any], text: str) -> tuple[str, ...] | None:
     names = config.get("id2label")
     if names is None:
@@ -186,145 +204,39 @@ def _first_line(error: Exception) -> str:
     return storage.redact(str(error).strip().partition("\n")[0][:200]) or type(error).__name__
 
 
-# --- preprocessing --------------------------------------------------------------------------------------------------
-
-
-def ask_processor(details: str, where: str) -> Preprocessing:
-    """What the model's own processor does, as our decoder and networks do it.
-
-    Both are shown a smooth picture, upright and across, and have to agree (TOLERANCE_LEVELS). Raises ConfigError where
-    they cannot (a size that depends on the picture, padding, channels in another order).
-    """
-    import torch
-
-    processor = _processor(details, where)
-    try:
-        found = _preprocessing(processor)
-    except _NotOurs as why:
-        raise ConfigError(f"model: {where}: its processor, {type(processor).__name__}, {why}") from None
-    for height, width in ((240, 320), (320, 240)):
-        picture = _smooth_picture(height, width)
-        theirs = cast("Tensor", processor(images=picture, return_tensors="pt")["pixel_values"])[0]
-        ours = _as_seen(picture, found)
-        apart = (theirs - ours).abs().amax((1, 2)) if theirs.shape == ours.shape else torch.full((3,), torch.inf)
-        levels = float((apart * torch.tensor(found.std)).max()) * 255
-        if not levels <= TOLERANCE_LEVELS + TOLERANCE_PIXELS * _GROWTH / min(found.frame[:2]):
-            raise ConfigError(
-                f"model: {where}: its processor, {type(processor).__name__}, does to pictures what cannot be done here "
-                f"({levels:.3g} of 255 levels apart)"
-            )
-    return found
-
-
-class _NotOurs(Exception):
-    """The processor does what no Preprocessing says; the message goes on after its name."""
-
-
-def _preprocessing(processor: Any) -> Preprocessing:
-    def told(name: str) -> Any:
-        return getattr(processor, name, None)
-
-    if not told("do_resize"):
-        raise _NotOurs("leaves pictures at their size")
-    interpolation = _RESAMPLING.get(int(told("resample") or 0))
-    if interpolation is None:
-        raise _NotOurs(f"resamples by {told('resample')!r}; allowed: bilinear, bicubic, lanczos")
-    size, crop = dict(told("size") or {}), dict(told("crop_size") or {}) if told("do_center_crop") else None
-    frame = _frame(size, crop, told("crop_pct"))
-    factor = (float(told("rescale_factor")) if told("do_rescale") else 1.0) * 255
-    offset = 1.0 if told("do_rescale") and told("rescale_offset") else 0.0
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if told("do_normalize"):
-        mean, std = _three(told("image_mean")), _three(told("image_std"))
-    again = _three(told("image_std")) if told("include_top") else (1.0, 1.0, 1.0)
-    return Preprocessing(
-        frame._replace(interpolation=interpolation),
-        cast(Rgb, tuple((offset + value) / factor for value in mean)),
-        cast(Rgb, tuple(value * more / factor for value, more in zip(std, again, strict=True))),
-    )
-
-
-def _frame(size: Mapping[str, int], crop: Mapping[str, int] | None, crop_pct: float | None) -> FrameSpec:
-    edge = size.get("shortest_edge")
-    if edge and crop_pct:
-        if edge >= _CONVNEXT_STRETCHES_FROM:
-            return FrameSpec(edge, edge, 1.0, fit="stretch")
-        return FrameSpec(edge, edge, edge / int(edge / crop_pct))
-    if edge and set(size) == {"shortest_edge"}:
-        if crop is None or crop["height"] != crop["width"]:
-            raise _NotOurs("gives pictures whose size depends on their shape; allowed: a square crop")
-        if crop["height"] > edge:
-            raise _NotOurs(f"pads pictures of {edge} pixels to {crop['height']}")
-        return FrameSpec(crop["height"], crop["width"], crop["height"] / edge)
-    if set(size) != {"height", "width"}:
-        raise _NotOurs(f"scales to {dict(size)}; allowed: shortest_edge, or height and width")
-    if crop is None:
-        return FrameSpec(size["height"], size["width"], 1.0, fit="stretch")
-    share = crop["height"] / size["height"]
-    if share > 1 or abs(share - crop["width"] / size["width"]) > 0.01:
-        raise _NotOurs(f"crops {dict(crop)} of {dict(size)}; allowed: the same share of both")
-    return FrameSpec(crop["height"], crop["width"], share, fit="stretch")
-
-
-def _three(values: Any) -> Rgb:
-    found = tuple(float(value) for value in ([values] * 3 if isinstance(values, int | float) else values or ()))
-    if len(found) != 3:
-        raise _NotOurs(f"has {len(found)} channels; allowed: 3")
-    return found
-
-
-def _smooth_picture(height: int, width: int) -> Tensor:
-    """uint8 (3, height, width): its channels grow to the right, downwards and to the left."""
-    import torch
-
-    down = torch.linspace(20, 20 + _GROWTH, height).view(-1, 1).expand(height, width)
-    right = torch.linspace(60, 60 + _GROWTH, width).expand(height, width)
-    return torch.stack([right, down, 255 - right]).round().to(torch.uint8)
-
-
-def _as_seen(picture: Tensor, how: Preprocessing) -> Tensor:
-    """What a network sees of a picture of square pixels, float32 (3, H, W): the decoder's part of it, done by torch."""
-    import torch
-
-    rows, columns = picture.shape[-2:]
-    height, width, share = how.frame[:3]
-    if how.frame.fit == "stretch":
-        part = round(rows * share), round(columns * share)
-    else:
-        scale = max(width / columns, height / rows) / share
-        part = round(height / scale), round(width / scale)
-    top, left = (rows - part[0]) // 2, (columns - part[1]) // 2
-    cut = picture[None, :, top : top + part[0], left : left + part[1]].float()
-    seen = torch.nn.functional.interpolate(cut, (height, width), mode="bilinear", antialias=True)[0]
-    return (seen / 255 - torch.tensor(how.mean).view(3, 1, 1)) / torch.tensor(how.std).view(3, 1, 1)
-
-
 # --- transformers itself --------------------------------------------------------------------------------------------
 
 
 def make_module(details: str, weights: bytes, where: str) -> nn.Module:
-    """The network with its weights, in eval mode and float32: images_nchw in, logits N x C out. Raises ModelError."""
+    """The network with its weights, in eval mode and float32: logits N x C come out. Raises ModelError.
+
+    In go images_nchw, or windows N x T x 3 x H x W of a video classifier.
+    """
     import torch
     from torch import nn
 
     class Logits(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
+        def __init__(self, model: Any) -> None:
             super().__init__()
             self.model = model
+            self.input_name: str = model.main_input_name
 
-        def forward(self, images_nchw: Tensor) -> Tensor:
+        def forward(self, images: Tensor) -> Tensor:
             try:
-                logits: Tensor = self.model(pixel_values=images_nchw).logits
-            except ValueError as error:  # of a size that is not the network's
-                takes = " x ".join(map(str, images_nchw.shape[1:]))
+                logits: Tensor = self.model(**{self.input_name: images}).logits
+            except (ValueError, RuntimeError) as error:  # of a size that is not the network's
+                if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+                    raise
+                takes = " x ".join(map(str, images.shape[1:]))
                 raise ModelError(f"{where}: the network does not take {takes}: {_first_line(error)}") from error
             return logits
 
     if weights[8:9] != b"{":  # 8 bytes of length, then JSON
         raise ModelError(f"{where}: {WEIGHTS} is not a readable safetensors file")
+    kind = "Video" if is_of_videos(json.loads(details)["config"]["architectures"][0]) else "Image"
     with _folder(details, weights) as folder:
         model, told = _from_library(
-            "AutoModelForImageClassification", folder, where, dtype=torch.float32, use_safetensors=True,
+            f"AutoModelFor{kind}Classification", folder, where, dtype=torch.float32, use_safetensors=True,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     for problem in ("missing_keys", "mismatched_keys"):
@@ -335,9 +247,11 @@ def make_module(details: str, weights: bytes, where: str) -> nn.Module:
     return Logits(model).eval()
 
 
-def _processor(details: str, where: str) -> Any:
+def make_processor(details: str, where: str) -> Any:
+    """The model's own processor, of images or of videos. Raises ModelError."""
+    kind = "Video" if is_of_videos(json.loads(details)["config"]["architectures"][0]) else "Image"
     with _folder(details) as folder:
-        return _from_library("AutoImageProcessor", folder, where)
+        return _from_library(f"Auto{kind}Processor", folder, where)
 
 
 def _from_library(name: str, folder: str, where: str, **options: Any) -> Any:

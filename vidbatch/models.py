@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from vidbatch import hf_models, programs, published, storage
-from vidbatch.bundles import HALF, BundleConfig, Preprocessing, Rgb, WindowModel, read_bundle, save_bundle
+from vidbatch.bundles import HALF, BundleConfig, Preprocessing, Rgb, Windowed, read_bundle, save_bundle
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.model_names import (
@@ -33,7 +33,9 @@ from vidbatch.model_names import (
     torchvision_tasks,
     torchvision_weights,
 )
+from vidbatch.sampling import parse_sampling
 from vidbatch.schema import FrameSpec
+from vidbatch.windows import WindowSpec
 
 __all__ = ["BundleConfig", "ModelRef", "ModelSpec", "find_model", "load_spec", "model_for", "save_bundle"]
 
@@ -62,7 +64,7 @@ class ModelRef:
     labels: tuple[str, ...] | None = field(default=None, repr=False)
     embedding_size: int | None = None
     """Given for the default model only, which needs no torch in the driver."""
-    video: WindowModel | None = None
+    video: Windowed | None = None
     """How a model of windows looks at them; None for one of single frames."""
     details: str = field(default="", repr=False)
     """JSON: what else a model of transformers or an exported program is made of."""
@@ -82,7 +84,7 @@ class ModelSpec:
     std: Rgb
     embedding_size: int
     """Values in a frame's embedding: the input of the last layer. 0: the model tells none."""
-    video: WindowModel | None = None
+    video: Windowed | None = None
     """How a model of windows looks at them; None for one of single frames."""
     details: str = field(default="", repr=False)
     """As in ModelRef."""
@@ -91,14 +93,15 @@ class ModelSpec:
 # --- find -----------------------------------------------------------------------------------------------------------
 
 
-def find_model(text: str) -> ModelRef:
+def find_model(text: str, *, sampling: str | None = None) -> ModelRef:
     """The model a user named. Reads weights that are files or objects, does not import torch; downloads, once, only
     what stands on the Hugging Face hub, whose files may change.
 
+    Args: `sampling`, as the user gave it, says of windows of a video classifier of transformers how dense they are.
     Raises ConfigError in one sentence for a name, file or bundle that there is not.
     """
     if text.startswith("hf:"):
-        return _find_hf(text)
+        return _find_hf(text, sampling)
     if programs.is_program(text):
         return _find_program(text)
     if _is_place(text):
@@ -141,9 +144,21 @@ def _find_bundle(url: str) -> ModelRef:
     )
 
 
-def _find_hf(text: str) -> ModelRef:
+def _find_hf(text: str, sampling: str | None) -> ModelRef:
     found = hf_models.read_repository(text.removeprefix("hf:"))
+    video = None
+    if found.num_frames is not None:
+        fps = None if sampling is None else parse_sampling(sampling)
+        if fps is None or fps.kind != "fps":
+            said = "is not given" if sampling is None else f"{sampling!r} is not allowed"
+            raise ConfigError(
+                f"sampling: {said}: {_named(text)!r} looks at {found.num_frames} frames at once and tells not how far "
+                "apart; allowed: fps=F as in its training (fps=7.5: every fourth frame of 30 a second)"
+            )
+        windows = WindowSpec.model_validate({"num_frames": found.num_frames, "fps": float(fps.frames_per_second)})
+        video = Windowed(windows=windows)
     return _ref(
+        video=video,
         name=_named(text),
         architecture=f"transformers:{found.kind}",
         weights=found.weights,
@@ -167,13 +182,14 @@ def _find_program(place: str) -> ModelRef:
 
 def model_for(config: LabelConfig) -> ModelRef:
     """The model of a run, as `find_model`; ConfigError too for settings that a model of windows decides by itself."""
-    ref = find_model(config.model)
+    sampling = config.sampling if "sampling" in config.model_fields_set else None
+    ref = find_model(config.model, sampling=sampling)
     programs.check_device(ref.architecture, config.device)
     if ref.video is None:
         return ref
     windows = ref.video.windows
     how = f"{ref.name!r} looks at windows of {windows.num_frames} frames, {windows.fps:g} a second"
-    if "sampling" in config.model_fields_set:
+    if sampling is not None and not config.model.startswith("hf:"):
         raise ConfigError(f"sampling: {config.sampling!r} is not allowed: {how}; leave it out")
     if config.hand_over != "rgb":
         raise ConfigError(f"hand_over: {config.hand_over!r} is not allowed: {how}; allowed: rgb")
@@ -266,7 +282,7 @@ def _ref(
     preprocessing: Preprocessing | None = None,
     labels: tuple[str, ...] | None = None,
     embedding_size: int | None = None,
-    video: WindowModel | None = None,
+    video: Windowed | None = None,
     details: str = "",
 ) -> ModelRef:
     library = architecture.partition(":")[0]
@@ -320,7 +336,7 @@ def load_spec(ref: ModelRef) -> tuple[ModelSpec, bytes]:
     if ref.video is not None:
         from vidbatch.window_networks import inspect_windows
 
-        facts = inspect_windows(ref.video, weights, preprocessing.frame, ref.name)
+        facts = inspect_windows(ref.video, weights, preprocessing.frame, ref.name, details=ref.details)
     else:
         facts = networks.inspect(ref.architecture, weights, preprocessing.frame, ref.name, details=ref.details)
     labels = ref.labels

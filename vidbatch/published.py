@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vidbatch import hf_models, storage
+from vidbatch import storage
 from vidbatch.bundles import HALF, Preprocessing
 from vidbatch.errors import ConfigError
 from vidbatch.schema import FrameSpec
@@ -59,7 +59,9 @@ def ask_library(ref: ModelRef) -> Preprocessing:
     if library == "timm":
         return _ask_timm(name)
     if library == "transformers":
-        return hf_models.ask_processor(ref.details, ref.name)
+        from vidbatch import hf_processors
+
+        return hf_processors.ask_processor(ref.details, ref.name)
     import torchvision
 
     assert ref.published is not None, f"{ref.name} has no published weights to ask about"
