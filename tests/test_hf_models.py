@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from clips import LazyClips
@@ -28,6 +31,7 @@ from vidbatch.schema import FrameSpec
 
 transformers = pytest.importorskip("transformers")
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LABELS = ("ant", "bee", "cow", "dog", "elk")
 NAMES = {"num_labels": 5, "id2label": dict(enumerate(LABELS))}
 SIDE = 64
@@ -253,25 +257,79 @@ def test_models_are_read_from_s3(vit: Path, moto_s3: MotoServer) -> None:
 
 
 def test_a_model_of_the_hub_is_read_from_its_cache_where_the_hub_is_out_of_reach(vit: Path, tmp_path: Path) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--zoo--vit"
-    shutil.copytree(vit, repository / "snapshots" / commit)
+    shutil.copytree(vit, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    names = ("hf:zoo/vit", f"hf:zoo/vit@{commit}", "hf:zoo/vit@v2", "hf:zoo/yak")
-    code = (
-        "from vidbatch.models import *\n"
-        f"for name in {names}:\n"
-        "    try: print(find_model(name).digest)\n"
-        "    except ValueError as error: print(error)\n"
-    )
+    (repository / "refs" / "main").write_text(COMMIT)
+    names = ["hf:zoo/vit", f"hf:zoo/vit@{COMMIT}", "hf:zoo/vit@v2", "hf:zoo/yak"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    first, second, *refused = done.stdout.splitlines()
+    first, second, *refused = digests(names, environment)
     assert first == second == find_model(f"hf:{vit}").digest
     for name, line in zip(names[2:], refused, strict=True):
         assert line.startswith(f"model: {name} is not on this machine, and the hub cannot be reached")
         assert line.endswith("hf:./FOLDER")
+
+
+def test_a_model_is_fetched_from_a_hub_and_kept(vit: Path, tmp_path: Path) -> None:
+    with hub({"zoo/vit": vit}) as endpoint:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        found, missing, revision = digests(["hf:zoo/vit", "hf:zoo/yak", "hf:zoo/vit@v2"], environment)
+    assert found == find_model(f"hf:{vit}").digest
+    assert missing.startswith("model: hf:zoo/yak is not on the hub, or open only to those who log in there")
+    assert revision.startswith("model: hf:zoo/vit@v2 is on the hub, without a revision 'v2'")
+    assert digests(["hf:zoo/vit"], {**environment, "HF_HUB_OFFLINE": "1"}) == [found]
+
+
+def digests(names: list[str], environment: dict[str, str]) -> list[str]:
+    """What a new process says of models: their digests, or why not."""
+    code = (
+        "from vidbatch.models import *\n"
+        f"for name in {names}:\n"
+        "    try: print(find_model(name, sampling='fps=1').digest)\n"
+        "    except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    return done.stdout.splitlines()
+
+
+@contextmanager
+def hub(repositories: dict[str, Path]) -> Iterator[str]:
+    """Serves folders as the Hugging Face hub serves repositories; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            repository, _, name = self.path.strip("/").partition("/resolve/")
+            revision, _, file = name.partition("/")
+            path = repositories.get(repository, Path()) / file
+            missing = "Repo" if repository not in repositories else "Entry" if not path.is_file() else ""
+            missing = missing or ("" if revision in ("main", COMMIT) else "Revision")
+            if missing:
+                self.send_response(404)
+                self.send_header("X-Error-Code", f"{missing}NotFound")
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            content = path.read_bytes()
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from clips import LazyClips
-from test_hf_models import LABELS, NAMES, assert_same_pixels, edit, save
+from test_hf_models import LABELS, NAMES, assert_same_pixels, digests, edit, hub, save
 from test_window_models import clip_of
 
 import vidbatch
@@ -130,6 +131,7 @@ def test_label_says_of_a_short_video_what_the_pipeline_says(model: Path, clips: 
     # Without torchcodec it reads videos by PyAV and takes the processor of images, of the same settings.
     pipeline.video_processor, pipeline.image_processor = None, transformers.VideoMAEImageProcessor(**CROP)
     said = {entry["label"]: entry["score"] for entry in pipeline(str(short), top_k=5)}
+    assert max(said.values()) - min(said.values()) > 0.02
     result = vidbatch.label(short, output=tmp_path / "out", model=f"hf:{model}", sampling="fps=30", embedding=True)
     row = result.videos.to_arrow().to_pylist()[0]
     assert (row["status"], row["num_frames_sampled"]) == ("ok", 1)
@@ -148,6 +150,16 @@ def write_beginning(source: Path, place: Path, *, num_frames: int) -> None:
             frame.pts, frame.time_base, frame.pict_type = number, Fraction(1, 30), av.video.frame.PictureType.NONE
             written.mux(stream.encode(frame))
         written.mux(stream.encode(None))
+
+
+def test_a_model_of_the_hub_is_read_with_either_kind_of_processor(model: Path, tmp_path: Path) -> None:
+    older = make_model(tmp_path / "older", videomae_as_before_transformers_5)
+    names = ["hf:zoo/model", "hf:zoo/older"]
+    with hub({"zoo/model": model, "zoo/older": older}) as endpoint:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        found = digests(names, environment)
+    assert found == [find_model(f"hf:{folder}", sampling="fps=1").digest for folder in (model, older)]
+    assert digests(names, {**environment, "HF_HUB_OFFLINE": "1"}) == found
 
 
 # --- what is refused, and what is another model ---------------------------------------------------------------------

@@ -22,6 +22,7 @@ from vidbatch.decode import read_frames
 from vidbatch.errors import ConfigError, ModelError
 from vidbatch.models import find_model, load_spec
 from vidbatch.networks import build
+from vidbatch.program_networks import ProgramNetwork
 from vidbatch.schema import FrameSpec
 
 onnx = pytest.importorskip("onnx")
@@ -113,6 +114,16 @@ def test_a_fixed_batch_is_filled_up_and_probabilities_stay_as_they_are(tmp_path:
     scores, embeddings = build(spec, content)(frames)
     assert (scores - expected(module, frames)).abs().max() < 1e-4
     assert embeddings.shape == (4, 0)
+
+
+def test_a_gpu_without_memory_is_not_taken_for_a_program_that_is_wrong(program: Path) -> None:
+    def run(images_nchw: torch.Tensor) -> list[torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    spec, _ = load_spec(find_model(str(program)))
+    network = ProgramNetwork(spec, run, None, torch.device("cpu"), 1)
+    with pytest.raises(torch.OutOfMemoryError):  # by which classify.py tries smaller batches
+        network(torch.zeros((2, HEIGHT, WIDTH, 3), dtype=torch.uint8))
 
 
 def test_weights_that_an_onnx_file_keeps_beside_it_are_read_and_travel_along(tmp_path: Path) -> None:

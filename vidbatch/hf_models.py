@@ -92,7 +92,7 @@ class _Reader:
     def __init__(self, place: str) -> None:
         self._place = os.path.expanduser(place)
 
-    def __call__(self, name: str) -> bytes | None:
+    def __call__(self, name: str, *, is_optional: bool = False) -> bytes | None:  # noqa: ARG002  # as the other
         """The file's content; None when there is none. Raises ConfigError."""
         url = storage.join(self._place, name)
         try:
@@ -109,18 +109,32 @@ class _HubReader:
         self._name, _, revision = text.partition("@")
         self._revision = revision or None
 
-    def __call__(self, name: str) -> bytes | None:
-        """The file's content; None when there is none. Raises ConfigError."""
+    def __call__(self, name: str, *, is_optional: bool = False) -> bytes | None:
+        """The file's content; None when there is none. Raises ConfigError.
+
+        Args: out of the hub's reach, a file that `is_optional` and is not on this machine counts as none.
+        """
         import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         try:
             path = huggingface_hub.hf_hub_download(self._name, name, revision=self._revision)
         except LocalEntryNotFoundError as error:
+            if is_optional:
+                return None
             raise self._refused("is not on this machine, and the hub cannot be reached") from error
         except EntryNotFoundError:
             return None
-        except (OSError, ValueError) as error:  # no such repository or revision, no access, no network
+        except RepositoryNotFoundError as error:
+            raise self._refused("is not on the hub, or open only to those who log in there (hf auth login)") from error
+        except RevisionNotFoundError as error:
+            raise self._refused(f"is on the hub, without a revision {self._revision!r}") from error
+        except (OSError, ValueError) as error:  # of the hub, or of this machine's disk
             raise self._refused(f"cannot be had: {_first_line(error)}") from error
         self._revision = os.path.basename(os.path.dirname(path))
         with open(path, "rb") as file:
@@ -158,7 +172,7 @@ def _json(read: _Reader | _HubReader, name: str, text: str) -> dict[str, Any]:
 
 def _processor_of(read: _Reader | _HubReader, text: str, *, of_videos: bool) -> dict[str, Any]:
     """Video classifiers have a file of their own for it since transformers 5; most on the hub are older."""
-    if of_videos and read(VIDEO_PROCESSOR) is not None:
+    if of_videos and read(VIDEO_PROCESSOR, is_optional=True) is not None:
         return _json(read, VIDEO_PROCESSOR, text)
     return _json(read, PROCESSOR, text)
 

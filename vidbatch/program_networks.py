@@ -57,6 +57,8 @@ def _outputs(run: Run, images_nchw: Tensor, where: str) -> tuple[Tensor, Tensor]
     """Scores N x C and embeddings N x D, D = 0 where there are none. Raises ModelError for other outputs."""
     try:
         outputs = run(images_nchw)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the GPU: classify.py knows what to do
+        raise
     except Exception as error:  # whatever a program raises is about what it was given
         raise ModelError(f"{where}: the program does not take {_shape(images_nchw)}: {_first_line(error)}") from error
     count = len(images_nchw)
@@ -143,10 +145,18 @@ def _load_onnx(content: bytes, where: str, device: torch.device) -> tuple[Run, t
         raise ModelError(f"{where}: the program takes {takes}; wanted: one tensor(float)")
 
     def run(images_nchw: Tensor) -> list[Tensor]:
-        found = session.run(None, {inputs[0].name: images_nchw.cpu().numpy()})
+        try:
+            found = session.run(None, {inputs[0].name: images_nchw.cpu().numpy()})
+        except Exception as error:
+            if _NO_MEMORY.search(str(error)):  # it has no exception for it
+                raise torch.OutOfMemoryError(_first_line(error)) from error
+            raise
         return [torch.from_numpy(output).to(device) for output in found]
 
     return run, tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
+
+
+_NO_MEMORY: Final = re.compile(r"(allocate|available) memory|out of memory", re.IGNORECASE)
 
 
 # --- torch.export ---------------------------------------------------------------------------------------------------
