@@ -15,16 +15,24 @@ SCHEMA_VERSION: Final = 1
 """Raised when a published column is renamed, removed or changes its type; kept in every file's metadata."""
 
 
+Fit = Literal["crop", "scale_then_crop", "stretch"]
+
+
 class FrameSpec(NamedTuple):
     """What a model wants to see: frames come out of the decoder as uint8 RGB of exactly this size.
 
-    The shorter side is scaled to `size / crop_share` and the centre is cropped, on square pixels, upright.
+    Upright and on square pixels, with `fit` one of
+    `crop`             the centre is cut out and scaled: as if the shorter side were scaled to `size / crop_share`
+    `scale_then_crop`  the same the other way round and dearer: the pixels of libraries that crop last, which `crop`
+                       shows up to a pixel further up and left (it begins on even ones, where colours do)
+    `stretch`          both sides are scaled to `size / crop_share`, whatever the shape, and the centre is cropped
     """
 
     height: int
     width: int
     crop_share: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
+    fit: Fit = "crop"
 
 
 TOP_K: Final = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
