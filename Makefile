@@ -54,6 +54,10 @@ bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS
 bench-decode:  ## decoding alone, against other decoders (an hour; 6 GB for them, once)
 	@$(MAKE) bench BENCHMARKS=decode
 
+weights: $(INSTALLED)  ## train anew the weights that come along (NAME=denoise, colour, upscale or interpolate): hours
+	@scripts/install.sh debian
+	$(BIN)/python scripts/weights.py $(NAME) --output .cache/weights
+
 lock: $(INSTALLED)  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/python scripts/lock.py
 

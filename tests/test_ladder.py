@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,8 @@ import numpy as np
 import pytest
 from browser import play
 from clips import LazyClips
-from servers import MotoServer
-from test_enhance import done, ffmpeg, job, rows
+from servers import Environ, MotoServer, StartResponse
+from test_enhance import VIDBATCH, done, ffmpeg, job, rows
 
 import vidbatch
 from vidbatch import storage
@@ -310,3 +314,42 @@ def test_an_archive_on_s3_becomes_ladders_that_play_in_a_browser(
     sizes = {(width, height) for _, width, height in played["seen"]}
     assert sizes <= {(320, 240), (160, 120)}
     assert vidbatch.enhance(f"{bucket}/in", output=f"{bucket}/out", **settings).record.state == "nothing_to_do"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("at", ["stream_0.mp4", "media_1.m3u8", "master.m3u8"])
+def test_a_run_killed_while_a_ladder_is_written_leaves_none_that_plays_and_a_rerun_leaves_one(
+    moto_s3: MotoServer, tmp_path: Path, at: str
+) -> None:
+    bucket = moto_s3()
+    make_video(tmp_path / "a.mp4", num_frames=100, gop=25, with_sound=True)
+    storage.put(f"{bucket}/in/a.mp4", (tmp_path / "a.mp4").read_bytes())
+    words = ["enhance", f"{bucket}/in", "--output", f"{bucket}/out", "--steps", "none", "--container", "cmaf",
+             "--heights", "240,120", "--segment-seconds", "1", "--preset", "veryfast"]  # fmt: skip
+    start = {"args": [sys.executable, "-c", VIDBATCH, *words], "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(**start, start_new_session=True) as process:
+
+        def kill(environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+            if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith(f"/{at}"):
+                os.killpg(process.pid, signal.SIGKILL)
+                start_response("503 Slow Down", [])
+                return []
+            return None
+
+        moto_s3.gate = kill
+        process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    moto_s3.forget()
+    assert [url for url in storage.list_files(f"{bucket}/out") if url.endswith((".parquet", "master.m3u8"))] == []
+    again = subprocess.run(**start, timeout=200, check=False)
+    assert again.returncode == 0, again.stderr
+    (row,) = rows(f"{bucket}/out")
+    assert (row["status"], row["num_frames"]) == ("ok", 100)
+    ladders = [url for url in storage.list_files(f"{bucket}/out") if url.endswith("master.m3u8")]
+    assert ladders == [row["output_url"]]
+    place = tmp_path / "ladder"
+    place.mkdir()
+    for url in storage.list_files(row["output_url"].rpartition("/")[0]):
+        (place / url.rpartition("/")[2]).write_bytes(storage.read_bytes(url))
+    for stream in streams_of(place)[:2]:
+        assert [number for _, number in stamps(stream)] == list(range(100))

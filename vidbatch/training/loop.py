@@ -178,6 +178,8 @@ class Loop:
                 if self._is_stale:
                     said = f"no better for {self.config.patience} epochs"
                     return Outcome("stopped_early", said, self.epoch, self.best["epoch"])
+                if self.epoch == self.config.stop_after:
+                    return Outcome("stopped_early", "as was asked for", self.epoch, self.best["epoch"])
                 problem = self._train_epoch(report)
                 if problem is not None:
                     return Outcome("diverged", problem, self.epoch, self.best["epoch"])

@@ -74,6 +74,9 @@ class TrainSettings(RunSettings):
     clip_norm: float | None = Field(None, gt=0, description="Gradients are clipped to this norm.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Of averaged weights, which are then what is kept.")
     patience: int | None = Field(None, ge=1, description="Stop after so many epochs without an improvement.")
+    stop_after: int | None = Field(
+        None, ge=1, description="Stop after so many epochs, though the learning rate goes on as for all of them."
+    )
     seed: int = Field(0, ge=0, description="All that is left to chance follows from it.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Of the network's sums; fp16 (with scaled losses) on GPUs only."
