@@ -317,6 +317,26 @@ def upscale(content: Content) -> Iterator[Line]:
     )
 
 
+def ladder(content: Content) -> Iterator[Line]:
+    """What a ladder costs beside ffmpeg's, and how near to a quality that was asked for videos come."""
+    made, found = content["ladder"], content["qualities"]
+    heights = ", ".join(map(str, made["heights"]))
+    time, cpu = (made[f"{name}_over_ffmpeg"] for name in ("time", "cpu"))
+    yield (
+        f"`--container cmaf`, 720p into {heights} lines: time over ffmpeg's",
+        f"**{time['median']:.2f}×** ({time['min']:.2f} to {time['max']:.2f}), CPU {cpu['median']:.2f}×",
+        "",
+    )
+    worst = found["worst"]
+    yield (
+        "`--target-xpsnr`, real clips, x264 and SVT-AV1: XPSNR of all frames over what was asked for",
+        f"**{found['mean_absolute_error_db']:.2f} dB** off on average ({found['mean_error_db']:+.2f}, "
+        f"{found['reachable']} of {len(found['rows'])} that can be reached); worst {worst['xpsnr_db']:.1f} for "
+        f"{worst['target_db']} ({worst['clip']}, {worst['codec']})",
+        "",
+    )
+
+
 def interpolate(content: Content) -> Iterator[Line]:
     """How much nearer to frames that were left out the network comes than the best of the others, and what it costs."""
     for row in content["rows"]:
@@ -368,6 +388,7 @@ def render(folder: Path = RESULTS) -> str:
         camera_real,
         enhance,
         upscale,
+        ladder,
         interpolate,
         gpu,
     ):

@@ -47,6 +47,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "enhance",
         "upscale",
         "interpolate",
+        "ladder",
     ],
 )
 def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_path: Path) -> None:

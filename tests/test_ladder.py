@@ -126,6 +126,19 @@ def test_rungs_are_upright_of_square_pixels_and_never_higher_than_the_video(
     assert all(rung.display_matrix is None and rung.pixel_aspect == (1, 1) for rung in rungs)
 
 
+@pytest.mark.parametrize("encoder", PRESETS)
+def test_heights_whose_widths_have_to_be_rounded_are_one_ladder(tmp_path: Path, encoder: str) -> None:
+    make_video(tmp_path / "a.mp4", num_frames=5, width=1280, height=720)
+    place, facts = ladder_of(tmp_path / "a.mp4", tmp_path, (720, 480, 202), encoder=encoder)
+    assert (facts.error_message, facts.changes) == (None, [])
+    for path, size in zip(streams_of(place), [(1280, 720), (854, 480), (360, 202)], strict=True):
+        with av.open(str(path)) as file:
+            assert (file.streams.video[0].width, file.streams.video[0].height) == size
+    sets = list(ElementTree.parse(place / "manifest.mpd").iter("{urn:mpeg:dash:schema:mpd:2011}AdaptationSet"))
+    assert [len(found.findall("{*}Representation")) for found in sets] == [3], "players change within a set only"
+    assert len(seen_by_ffprobe(place / "manifest.mpd")) == 3
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_turned_pictures_stand_upright_in_every_height(tmp_path: Path, rotation: int) -> None:
     make_video(tmp_path / "turned.mp4", num_frames=5, rotation=rotation, pixel_aspect=Fraction(4, 3), video_number=3)

@@ -64,7 +64,7 @@ def rungs_of(picture: Picture, ladder: Ladder | None) -> list[Picture]:
         replace(
             picture,
             width=max(by[0], round(across * height / down / by[0]) * by[0]),
-            height=max(by[1], int(height) // by[1] * by[1]),
+            height=max(by[1], height // by[1] * by[1]),
             pixel_aspect=(1, 1),
             display_matrix=None,
         )
@@ -126,8 +126,10 @@ class Segments:
 
 
 def options_of(ladder: Ladder, *, num_rungs: int, num_sounds: int) -> dict[str, str]:
-    """Options of FFmpeg's dash muxer. Each sound is a set of its own: they may differ in language."""
-    sets = ["id=0,streams=v", *(f"id={n + 1},streams={num_rungs + n}" for n in range(num_sounds))]
+    """Options of FFmpeg's dash muxer, where each stream is a set of its own: sounds, which may differ in language; and
+    heights, until `finish` makes one set of them, for of those whose widths were rounded the muxer makes none.
+    """
+    sets = [f"id={number},streams={number}" for number in range(num_rungs + num_sounds)]
     return {
         "adaptation_sets": " ".join(sets),
         "global_sidx": "1",
@@ -196,6 +198,7 @@ def finish(folder: Path, languages: dict[int, str]) -> None:
         index = f'<SegmentBase indexRange="{begin}-{end - 1}"><Initialization range="0-{begin - 1}"/></SegmentBase>'
         pattern = rf'(<Representation id="{number}".*? bandwidth=")\d+(".*?)<SegmentList.*?</SegmentList>'
         text = re.sub(pattern, rf"\g<1>{rate}\g<2>{index}", text, flags=re.DOTALL)
+    text = re.sub(r'\s*</AdaptationSet>\s*<AdaptationSet [^>]*contentType="video"[^>]*>', "", text)
     manifest.write_text(text)
 
 

@@ -67,7 +67,7 @@ def tried(
         assert isinstance(decoder, VideoCodecContext)
         seen = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
         seen.sort(key=lambda frame: frame.pts or 0)
-        levels = list(_xpsnr(frames, seen))
+        levels = list(xpsnr(frames, seen))
         levels = levels[_KEYFRAME_HELPS:] if len(levels) > 2 * _KEYFRAME_HELPS else levels
         size_bytes = sum(packet.size for packet in packets)
         yield Trial(crf, size_bytes, seconds, sum(10 ** (-level / 10) for level in levels), len(levels))
@@ -91,7 +91,7 @@ def _context(encoding: Encoding, crf: float, picture: Picture, rung: Picture) ->
     return context
 
 
-def _xpsnr(before: Sequence[VideoFrame], after: Sequence[VideoFrame]) -> Iterator[float]:
+def xpsnr(before: Sequence[VideoFrame], after: Sequence[VideoFrame]) -> Iterator[float]:
     """XPSNR of luma of each frame, in dB. Raises VideoError for frames that the filter does not take."""
     graph = Graph()
     graph.threads = 1
