@@ -55,13 +55,6 @@ class WindowModel(BaseModel):
     target: TargetSpec | None = None
     """None: the model tells classes."""
 
-    @field_validator("windows")
-    @classmethod
-    def _goes_by_time(cls, value: WindowSpec) -> WindowSpec:
-        if value.fps is None:
-            raise ValueError("windows of every N-th frame cannot be served yet: give fps")
-        return value
-
 
 class BundleConfig(BaseModel):
     """config.json of a bundle; frames are normalised as (value / 255 - mean) / std, channels in RGB order."""

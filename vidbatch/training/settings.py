@@ -45,6 +45,9 @@ class TrainSettings(RunSettings):
     # --- windows and frames
     num_frames: int = Field(16, ge=1, le=1024, description="Frames in a window.")
     fps: float = Field(8.0, gt=0, le=1000, description="Frames a second of a window.")
+    every: int | None = Field(
+        None, ge=1, le=10_000, description="Every N-th frame of the video, whatever its rate, instead of `fps`."
+    )
     windows_per_video: int | None = Field(None, ge=1, description="At most so many; default: as many as fit.")
     short: Literal["pad", "drop"] = Field("pad", description="What happens to videos shorter than a window.")
     places: int = Field(1, ge=1, le=1000, description="Places in its slot that a window is looked at, by turns.")
@@ -122,6 +125,8 @@ class TrainSettings(RunSettings):
     def _shares_fit(self) -> TrainSettings:
         if self.batch_size % self.slice_size:
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of slice_size, {self.slice_size}")
+        if self.every is not None and "fps" in self.model_fields_set:
+            raise ValueError(f"every: {self.every} is not allowed with fps: give either")
         if self.train_share + self.validation_share > 1 + 1e-9:
             raise ValueError(f"train_share and validation_share are {self.shares.train + self.shares.validation:g}")
         if self.num_workers > self.batch_size // self.slice_size:
@@ -136,7 +141,7 @@ class TrainSettings(RunSettings):
     @property
     def windows(self) -> WindowSpec:
         """How videos are cut."""
-        names = ("num_frames", "fps", "windows_per_video", "short")
+        names = ("num_frames", "fps" if self.every is None else "every", "windows_per_video", "short")
         return WindowSpec.model_validate({name: getattr(self, name) for name in names})
 
     @property
