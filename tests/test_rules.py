@@ -78,6 +78,7 @@ MAY_IMPORT = {
     "timm": {"models"},
     "cv2": {"restoring", "enhancing"},
     "sklearn": {"evaluation"},
+    "mlflow": {"training"},
     "matplotlib": {"evaluation"},
     "s3fs": {"storage"},
     "botocore": {"storage"},

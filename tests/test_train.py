@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -693,11 +694,21 @@ def test_a_compiled_network_has_the_losses_of_one_that_is_not(archive: Path, out
 @pytest.mark.long
 @pytest.mark.parametrize(("stop", "where"), [(signal.SIGINT, "disk"), (signal.SIGKILL, "s3")])
 def test_a_stopped_command_goes_on_where_it_was(
-    archive: Path, tmp_path: Path, moto_s3: MotoServer, stop: signal.Signals, where: str
+    archive: Path,
+    tmp_path: Path,
+    moto_s3: MotoServer,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: signal.Signals,
+    where: str,
 ) -> None:
-    """Ctrl-C, or the kill of the driver with its whole local Ray: the same command again ends with the same curve."""
+    """Ctrl-C, or the kill of the driver with its whole local Ray: the same command again ends with the same curve, and
+    MLflow has one run with every step once.
+    """
     output = f"{moto_s3()}/output" if where == "s3" else str(tmp_path / "output")
     given = settings(archive, tmp_path / "output", epochs=4, checkpoint_steps=3, cpus_per_worker=1) | {"output": output}
+    if find_spec("mlflow") is not None:
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        given["mlflow_uri"] = f"file://{tmp_path / 'mlruns'}"
     (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
     command = [*VIDBATCH, "train", "--config", str(tmp_path / "train.yaml")]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
@@ -715,3 +726,14 @@ def test_a_stopped_command_goes_on_where_it_was(
     assert again.returncode == 0, again.stderr
     assert "vidbatch: finished, 4 epochs" in again.stdout
     assert steps_of(output) == curve(trained(config(archive, tmp_path / "output", epochs=4)).steps)
+    if "mlflow_uri" in given:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=given["mlflow_uri"])
+        experiment = client.get_experiment_by_name("vidbatch")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.info.status == "FINISHED"
+        told = client.get_metric_history(run.info.run_id, "steps/loss")
+        assert [(metric.step, metric.value) for metric in told] == [
+            (row["step"], row["loss"]) for row in steps_of(output)
+        ]

@@ -24,6 +24,7 @@ NOT_IN_DIGEST: Final = frozenset(
     {
         "inputs", "output", "num_workers", "min_workers", "cpus_per_worker", "device", "decode_workers", "cache",
         "cache_gb", "checkpoint_steps", "max_failures", "decode_timeout_seconds", "decode_memory_mb", "tensorboard",
+        "mlflow_uri", "mlflow_experiment",
     }
 )  # fmt: skip
 """Settings that a run may be continued with other values of: they change no result, or by rounding only."""
@@ -94,6 +95,10 @@ class TrainSettings(RunSettings):
     cache: str | None = Field(None, description="Local folder of decoded windows; default: one of the system's.")
     cache_gb: float = Field(16.0, ge=0, description="What the cache of a machine may take; 0: none.")
     tensorboard: bool = Field(False, description="Also write the curves for TensorBoard, to training/tensorboard.")
+    mlflow_uri: str | None = Field(
+        None, min_length=1, description="Also tell the MLflow there (http://HOST:PORT) settings and curves, as one run."
+    )
+    mlflow_experiment: str = Field("vidbatch", min_length=1, description="What the run belongs to there.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Also a checkpoint every N steps, not epochs only.")
     max_failures: int = Field(3, ge=0, description="Lost workers or nodes after which a run gives up.")
     decode_timeout_seconds: float = Field(300.0, gt=0, description="A video that decodes longer is left out.")
