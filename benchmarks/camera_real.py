@@ -111,15 +111,13 @@ def main() -> None:
     assert windows.labels == [row["label"] for row in rows]
     folder = harness.results_dir(options)
     bundles = {row.name: config_of(row, LABELLED, quick=options.quick).output for row in MODELS}
-    models = {}
-    for name, bundle in bundles.items():
-        said = Model(bundle)(windows.decoded)
-        models[name] = scores_of(rows, said)
-        print(f"{name}: {models[name]['right']} of {len(rows)}, {models[name]['interval']}", flush=True)
-        if name == MODELS[0].name:
-            draw_mistakes(folder / "camera_real_mistakes.jpg", windows, said, rows)
+    said = {name: Model(bundle)(windows.decoded) for name, bundle in bundles.items()}
+    models = {name: scores_of(rows, answers) for name, answers in said.items()}
+    for name, scores in models.items():
+        print(f"{name}: {scores['right']} of {len(rows)}, {scores['interval']}", flush=True)
     content = {"allowed": ALLOWED, "models": models, "tagged": tagged(bundles[MODELS[0].name])}
-    harness.save(folder, "camera_real", content, quick=options.quick)
+    harness.save(folder, "camera_real", content, quick=options.quick)  # first: a changed picture makes the tree dirty
+    draw_mistakes(folder / "camera_real_mistakes.jpg", windows, said[MODELS[0].name], rows)
 
 
 if __name__ == "__main__":
