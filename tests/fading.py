@@ -34,7 +34,7 @@ def make_fading(path: Path, label: str, *, seed: int, num_frames: int = 12, fps:
 
 
 def make_archive(folder: Path, *, per_class: int = 12, labels: Sequence[str] = LABELS, split: bool = False) -> Path:
-    """A folder per class; with `split` a manifest too, which says the splits: hashes of URLs would split by the path."""
+    """A folder per class; with `split` a manifest too, whose splits do not change with the path as hashes do."""
     lines = ["url,label,split"]
     for number in range(per_class):
         for at, label in enumerate(labels):
@@ -60,7 +60,8 @@ def settings(folder: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """A run of a few small steps; where the archive has a manifest, without chance in the sizes of its splits."""
     manifest = folder / MANIFEST
     return {
-        "inputs": (str(manifest if manifest.exists() else folder),), "output": str(output), "cache": str(output.parent / "cache"), "num_frames": 6,
+        "inputs": (str(manifest if manifest.exists() else folder),), "output": str(output),
+        "cache": str(output.parent / "cache"), "num_frames": 6,
         "frame_size": (48, 64), "head_width": 16, "grid": 3, "dropout": 0.1, "epochs": 2, "batch_size": 8,
         "slice_size": 2, "learning_rate": 3e-3, "train_share": 0.7, "validation_share": 0.3, "device": "cpu",
         "channels": ("signed_difference",),
