@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `make` needs on a bare machine, installed once: `install.sh python` makes .venv from requirements.lock,
-# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe, ip), `install.sh peers` makes .venv-peers
-# (other decoders, for benchmarks/decode.py and train.py) from benchmarks/peers.lock. Safe to repeat.
+# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe, ip, chromium), `install.sh peers` makes
+# .venv-peers (other decoders, for benchmarks/decode.py and train.py) from benchmarks/peers.lock. Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,6 +52,7 @@ install_python() {
 
 install_debian() {
     command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || apt_install ffmpeg
+    command -v chromium >/dev/null || apt_install chromium # tests/test_ladder.py plays in it
     # tests/chaos/hosts.py makes networks with it, which only root may
     [ "$(id -u)" != 0 ] || command -v ip >/dev/null || apt_install iproute2
 }

@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = (
     "label.py",
     "enhance.py",
+    "transcode.py",
     "train.py",
     "train_denoise.py",
     "train_artefacts.py",

@@ -105,7 +105,11 @@ class MotoServer(S3Server):
 
     def count(self, method: str, containing: str = "") -> int:
         """Requests of one method whose path holds a text."""
-        return sum(found == method and containing in path for found, path in self.requests)
+        return len(self.paths(method, containing))
+
+    def paths(self, method: str, containing: str = "") -> list[str]:
+        """Their paths, in order."""
+        return [path for found, path in self.requests if found == method and containing in path]
 
     def forget(self) -> None:
         """Start counting from zero, with no gate."""

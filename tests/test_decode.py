@@ -313,6 +313,32 @@ def test_a_picture_has_the_very_values_of_ffmpegs_scaling_in_one_step(pix_fmt: s
         assert np.array_equal(ours, sink.pull().to_ndarray())
 
 
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("fit", ["scale_then_crop", "stretch"])
+@pytest.mark.parametrize("size", [(322, 182), (182, 322), (2000, 200)])
+def test_pictures_that_are_cropped_last_lie_where_libraries_put_them(
+    tmp_path: Path, rotation: int, fit: Any, size: tuple[int, int]
+) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    stored = {"width": size[0], "height": size[1], "rotation": rotation}
+    make_video(tmp_path / "a.mp4", num_frames=1, pix_fmt="yuv444p", options={"crf": "8"}, **stored)
+    (whole,), _, _ = read_frames(tmp_path / "a.mp4")
+    (ours,), _, _ = read_frames(tmp_path / "a.mp4", size=FrameSpec(72, 64, 0.8, "bicubic", fit))
+    rows, columns = whole.shape[:2]
+    short = min(rows, columns)
+    scaled = (90, 80) if fit == "stretch" else (80 * rows // short, 80 * columns // short)
+    theirs = np.pad(np.asarray(pil.fromarray(whole).resize(scaled[::-1], pil.BICUBIC), int), ((1, 1), (1, 1), (0, 0)))
+    top, left = (scaled[0] - 72) // 2 + 1, (scaled[1] - 64) // 2 + 1
+
+    def apart(down: int, right: int) -> float:
+        return float(np.abs(theirs[top + down :, left + right :][:72, :64] - ours).mean())
+
+    aside = min(apart(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right)
+    if fit == "scale_then_crop" and max(size) > 8 * min(size):  # cut first, whatever its shape
+        return
+    assert apart(0, 0) < min(2.0, aside / 2)
+
+
 def test_pictures_that_change_their_size_midway_are_scaled_alike(tmp_path: Path) -> None:
     for number, (width, height) in enumerate([(320, 240), (176, 144), (640, 360)]):
         make_video(

@@ -175,7 +175,7 @@ def test_published_weights_read_from_sources_are_torchvisions_own() -> None:
         ("qqqqqq", "there is no 'qqqqqq'; allowed: efficientnet-lite0, torchvision names"),
         ("torchvision:resnet81", "did you mean resnet18"),
         ("timm:resnet18x", "timm has no network 'resnet18x'; did you mean resnet18"),
-        ("keras:resnet18", "before the colon stands torchvision, timm or file"),
+        ("keras:resnet18", "before the colon stands torchvision, timm, hf or file"),
         ("r3d_18", "'r3d_18' is a video model; label takes image models only"),
         ("fasterrcnn_resnet50_fpn", "is a detection model"),
         ("resnet18@IMAGENET", "resnet18 has no weights 'IMAGENET'; allowed: IMAGENET1K_V1, DEFAULT, or a path"),
@@ -580,7 +580,7 @@ def small_bundle_at(place: Path, state: State) -> Path:
         ({"mean": [0.5]}, "mean: "),
         ({"interpolation": "nearest"}, "interpolation: input should be 'bilinear'"),
         ({"labels": []}, "labels: "),
-        ({"colour": "bgr"}, "colour: no such field; allowed: format, video, architecture, labels"),
+        ({"colour": "bgr"}, "colour: no such field; allowed: labels, height, width, crop_share"),
         ({"architecture": "efficientnet-lite0", "height": 100}, "height and width must be multiples of 32"),
     ],
 )

@@ -14,10 +14,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from clips import LazyClips
+from servers import MotoServer
 
 import vidbatch
+from vidbatch import storage
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ERROR_KINDS, TRANSIENT_KINDS
+from vidbatch.testing import make_video
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -70,6 +73,24 @@ def test_every_command_of_the_readme_works(workspace: Path, monkeypatch: pytest.
             import duckdb
 
             assert duckdb.sql(body).fetchall()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("local_ray")
+def test_every_command_that_enhances_goes_from_s3_to_s3(moto_s3: MotoServer, tmp_path: Path) -> None:
+    section = README.partition("## Make videos look better")[2].partition("## ")[0].replace("\\\n", " ")
+    commands = re.findall(r"^    vidbatch enhance (s3://.*)$", section, re.MULTILINE)
+    assert len(commands) >= 5
+    bucket = moto_s3()
+    make_video(tmp_path / "a.mp4", num_frames=30, width=160, height=120, with_sound=True)
+    storage.put(f"{bucket}/videos/a.mp4", (tmp_path / "a.mp4").read_bytes())
+    for command in commands:
+        arguments = shlex.split(command.replace("s3://bucket", bucket))
+        start = [sys.executable, "-c", "from vidbatch.cli import main; main()", "enhance", *arguments]
+        done = subprocess.run(start, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        (row,) = vidbatch.tables(arguments[arguments.index("--output") + 1]).enhanced.to_arrow().to_pylist()
+        assert (row["status"], storage.exists(row["output_url"])) == ("ok", True)
 
 
 @pytest.mark.long

@@ -70,7 +70,13 @@ def test_frames_of_real_clips_differ_by_less_than_a_level_from_the_cpu_s(clips: 
 
 @pytest.mark.parametrize(
     "spec",
-    [FrameSpec(112, 112, 1.0, "bilinear"), FrameSpec(160, 224, 0.9), FrameSpec(299, 299), FrameSpec(64, 48, 0.5)],
+    [
+        FrameSpec(112, 112, 1.0, "bilinear"),
+        FrameSpec(160, 224, 0.9),
+        FrameSpec(299, 299),
+        FrameSpec(64, 48, 0.5),
+        FrameSpec(96, 128, 1.0, fit="stretch"),
+    ],
 )
 def test_so_it_is_for_every_size_and_crop_that_models_ask_for(clips: LazyClips, spec: FrameSpec) -> None:
     assert_alike(clips["runners.mp4"], spec, "count=3")
@@ -111,8 +117,13 @@ def test_matrix_and_range_are_those_of_the_stream(
 
 @pytest.mark.parametrize(
     ("name", "spec"),
-    [("concert.gif", MODEL), ("bikes.mp4", FrameSpec(224, 224, 0.875, "lanczos"))],
-    ids=["rgb pictures", "a filter that torch lacks"],
+    [
+        ("concert.gif", MODEL),
+        ("bikes.mp4", FrameSpec(224, 224, 0.875, "lanczos")),
+        ("bikes.mp4", FrameSpec(224, 224, 0.875, fit="scale_then_crop")),
+        ("bikes.mp4", FrameSpec(224, 224, 0.875, fit="stretch")),
+    ],
+    ids=["rgb pictures", "a filter that torch lacks", "cropped last", "stretched, then cropped"],
 )
 def test_what_cannot_be_handed_over_as_planes_comes_as_rgb(clips: LazyClips, name: str, spec: FrameSpec) -> None:
     assert_alike(clips[name], spec, "count=3", is_yuv=False)

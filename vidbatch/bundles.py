@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from vidbatch import storage
 from vidbatch.errors import ConfigError
 from vidbatch.input_spec import InputSpec
 from vidbatch.model_names import LITE0, known_architecture
-from vidbatch.schema import FrameSpec
+from vidbatch.schema import Fit, FrameSpec
 from vidbatch.video_spec import VideoSpec
 from vidbatch.windows import WindowSpec
 
@@ -27,12 +27,20 @@ if TYPE_CHECKING:
     import torch
 
 Rgb = tuple[float, float, float]
+HALF: Final[Rgb] = (0.5, 0.5, 0.5)
 Size = Annotated[int, Field(ge=8, le=4096)]
-
 
 Format = Literal["vidbatch-bundle-1", "vidbatch-bundle-2"]
 _OF_FRAMES: Final[Format] = "vidbatch-bundle-1"
 _OF_WINDOWS: Final[Format] = "vidbatch-bundle-2"
+
+
+class Preprocessing(NamedTuple):
+    """What frames a model wants, and what is done to them: (value / 255 - mean) / std."""
+
+    frame: FrameSpec
+    mean: Rgb
+    std: Rgb
 
 
 class TargetSpec(BaseModel):
@@ -44,36 +52,60 @@ class TargetSpec(BaseModel):
     std: float = Field(gt=0, allow_inf_nan=False)
 
 
-class WindowModel(BaseModel):
-    """What is looked at in windows, and how: training and labelling do the same with it."""
+class Windowed(BaseModel):
+    """How a model looks at windows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: VideoSpec
     inputs: InputSpec = InputSpec.model_validate({})
     windows: WindowSpec
     target: TargetSpec | None = None
     """None: the model tells classes."""
 
 
-class BundleConfig(BaseModel):
-    """config.json of a bundle; frames are normalised as (value / 255 - mean) / std, channels in RGB order."""
+class WindowModel(Windowed):
+    """What looks at windows, and how: training and labelling do the same with it."""
+
+    network: VideoSpec
+
+
+class PictureSpec(BaseModel):
+    """What a model sees and calls its classes; frames are (value / 255 - mean) / std, channels in RGB order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Format = _OF_FRAMES
-    video: WindowModel | None = None
-    """None: a network for single frames."""
-    architecture: str = Field("", validate_default=True)
-    """torchvision:NAME, timm:NAME, efficientnet-lite0 or stamp; with `video`, the name of its network."""
     labels: tuple[str, ...] | None = Field(None, min_length=1)
     """One a class, in the order of the last layer; None: ImageNet's names for 1000 classes, else class_0, class_1, …"""
     height: Size = 224
     width: Size = 224
     crop_share: float = Field(0.875, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
-    mean: Rgb = (0.5, 0.5, 0.5)
-    std: Rgb = (0.5, 0.5, 0.5)
+    fit: Fit = "crop"
+    """What is done to pictures of another shape: schema.FrameSpec."""
+    mean: Rgb = HALF
+    std: Rgb = HALF
+
+    @field_validator("std")
+    @classmethod
+    def _can_divide(cls, value: Rgb) -> Rgb:
+        if min(value) <= 0:
+            raise ValueError("all three must be above 0")
+        return value
+
+    @property
+    def frame(self) -> FrameSpec:
+        """The frames this model wants."""
+        return FrameSpec(self.height, self.width, self.crop_share, self.interpolation, self.fit)
+
+
+class BundleConfig(PictureSpec):
+    """config.json of a bundle."""
+
+    format: Format = _OF_FRAMES
+    video: WindowModel | None = None
+    """None: a network for single frames."""
+    architecture: str = Field("", validate_default=True)
+    """torchvision:NAME, timm:NAME, efficientnet-lite0 or stamp; with `video`, the name of its network."""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,13 +127,6 @@ class BundleConfig(BaseModel):
         name: str = video.network.name
         return name
 
-    @field_validator("std")
-    @classmethod
-    def _can_divide(cls, value: Rgb) -> Rgb:
-        if min(value) <= 0:
-            raise ValueError("all three must be above 0")
-        return value
-
     @model_validator(mode="after")
     def _size_fits(self) -> BundleConfig:
         if self.architecture == LITE0 and (self.height % 32 or self.width % 32):
@@ -112,11 +137,6 @@ class BundleConfig(BaseModel):
             raise ValueError(f"{self.format} has {'no' if self.video else 'a'} `video`")
         return self
 
-    @property
-    def frame(self) -> FrameSpec:
-        """The frames this model wants."""
-        return FrameSpec(self.height, self.width, self.crop_share, self.interpolation)
-
 
 def read_bundle(url: str) -> tuple[BundleConfig, bytes]:
     """A bundle's config and its weights (safetensors). Raises ConfigError for what is not a bundle."""
@@ -125,14 +145,25 @@ def read_bundle(url: str) -> tuple[BundleConfig, bytes]:
         found = storage.read_bytes(place)
     except OSError as error:
         raise ConfigError(f"model: {storage.redact(url)!r} is not a bundle: {error}") from error
-    try:
-        config = BundleConfig.model_validate_json(found)
-    except ValidationError as error:
-        raise ConfigError(f"model: {storage.redact(place)}: {_first_sentence(error)}") from None
+    if b'"model_type"' in found and b'"architectures"' in found:
+        named = storage.redact(url)
+        raise ConfigError(f"model: {named!r} is a model of transformers, not a bundle: name it as hf:{named}")
+    config = read_spec(BundleConfig, found, place)
     try:
         return config, storage.read_bytes(storage.join(url, "model.safetensors"))
     except OSError as error:
         raise ConfigError(f"model: {storage.redact(url)!r} is not a whole bundle: {error}") from error
+
+
+Spec = TypeVar("Spec", bound=PictureSpec)
+
+
+def read_spec(kind: type[Spec], content: bytes, place: str) -> Spec:
+    """A file's content, checked. Raises ConfigError that names the file at `place` and its first wrong field."""
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise ConfigError(f"model: {storage.redact(place)}: {_first_sentence(error, kind)}") from None
 
 
 def save_bundle(url: str | os.PathLike[str], state: Mapping[str, torch.Tensor], config: BundleConfig) -> None:
@@ -148,7 +179,7 @@ def save_bundle(url: str | os.PathLike[str], state: Mapping[str, torch.Tensor], 
     storage.put(storage.join(base, "config.json"), text.encode())
 
 
-def _first_sentence(error: ValidationError) -> str:
+def _first_sentence(error: ValidationError, kind: type[PictureSpec]) -> str:
     problem = error.errors()[0]
     field = str(problem["loc"][0]) if problem["loc"] else "config"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("model: ")
@@ -156,7 +187,7 @@ def _first_sentence(error: ValidationError) -> str:
         read = " and ".join(get_args(Format))
         return f"format: {problem['input']!r} is of another version of vidbatch; this one reads {read}"
     if problem["type"] == "extra_forbidden":
-        return f"{field}: no such field; allowed: {', '.join(BundleConfig.model_fields)}"
+        return f"{field}: no such field; allowed: {', '.join(kind.model_fields)}"
     if problem["type"] == "missing":
         return f"{field}: not given; it is required"
     if problem["type"] == "json_invalid":

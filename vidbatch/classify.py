@@ -191,7 +191,7 @@ class Classifier:
 
         of = Layout(**layout)
         pictures = np.frombuffer(cell.as_buffer(), np.uint8).reshape(-1, of.size_bytes)
-        height, width, _, interpolation = self._frame
+        height, width, interpolation = self._frame.height, self._frame.width, self._frame.interpolation
         on_device = torch.from_numpy(pictures.copy()).to(self._network.device)  # torch warns of memory it cannot write
         return to_rgb(on_device, of, height=height, width=width, interpolation=interpolation)
 

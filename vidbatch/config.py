@@ -58,12 +58,13 @@ class LabelConfig(RunSettings):
         "efficientnet-lite0",
         min_length=1,
         description="efficientnet-lite0, a torchvision name (resnet50, resnet50@IMAGENET1K_V2, "
-        "resnet50@s3://bucket/w.pth), timm:NAME[@PATH], or a bundle (file:DIR, s3://bucket/bundle).",
+        "resnet50@s3://bucket/w.pth), timm:NAME[@PATH], hf:ORG/NAME[@REVISION] or hf:./DIR (transformers), FILE.onnx, "
+        "FILE.pt2, or a bundle (file:DIR, s3://bucket/bundle).",
     )
     sampling: str = Field(
         "fps=1",
         description="fps=F | nearest_keyframe=F | every=N | count=N | keyframes | all | times=COLUMN "
-        "(of the manifest, seconds).",
+        "(of the manifest, seconds). Of windows: hf: models for videos want fps=F, bundles none.",
     )
     top_k: int = Field(5, ge=1, le=100, description="Labels kept per frame and per video.")
     embedding: bool = Field(False, description="Add the model's embedding (float16) to `frames`.")

@@ -47,7 +47,7 @@ def known_architecture(text: str) -> str:
             raise ConfigError(f"model: timm has no network {name!r}{_closest(name, timm_names())}")
         return f"timm:{name}"
     if library not in ("", "torchvision"):
-        raise ConfigError(f"model: {text!r} is not allowed: before the colon stands torchvision, timm or file")
+        raise ConfigError(f"model: {text!r} is not allowed: before the colon stands torchvision, timm, hf or file")
     task = torchvision_tasks().get(name)
     if task is None:
         images = [known for known, task in torchvision_tasks().items() if task == "image"]
@@ -108,5 +108,5 @@ def _sources(library: str) -> dict[str, Path]:
 def _closest(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
     if not close:
-        return f"; allowed: {LITE0}, torchvision names (resnet50), timm:NAME, file:DIR or an s3:// bundle"
+        return f"; allowed: {LITE0}, torchvision names (resnet50), timm:NAME, hf:ORG/NAME, file:DIR or an s3:// bundle"
     return f"; did you mean {' or '.join(close)}?"

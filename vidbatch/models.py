@@ -5,7 +5,8 @@
     networks.build(spec, weights, ...)    in each worker
 
 Forms of `text`: efficientnet-lite0 | resnet50 | torchvision:resnet50@IMAGENET1K_V1 | resnet50@PATH | timm:NAME[@PATH]
-| a bundle: file:DIR, a directory, s3://bucket/prefix. PATH (local, file:// or s3://) is a .pth, .pt or .safetensors.
+| a bundle: file:DIR, a directory, s3://bucket/prefix | hf:ORG/NAME[@REVISION], hf:DIR (hf_models.py) | FILE.onnx,
+FILE.pt2 (programs.py). PATH (local, file:// or s3://) is a .pth, .pt or .safetensors.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from vidbatch import storage
-from vidbatch.bundles import BundleConfig, Rgb, WindowModel, read_bundle, save_bundle
+from vidbatch import hf_models, programs, published, storage
+from vidbatch.bundles import HALF, BundleConfig, Preprocessing, Rgb, Windowed, read_bundle, save_bundle
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.model_names import (
@@ -34,23 +33,16 @@ from vidbatch.model_names import (
     torchvision_tasks,
     torchvision_weights,
 )
+from vidbatch.sampling import parse_sampling
 from vidbatch.schema import FrameSpec
+from vidbatch.windows import WindowSpec
 
 __all__ = ["BundleConfig", "ModelRef", "ModelSpec", "find_model", "load_spec", "model_for", "save_bundle"]
 
-HALF: Final[Rgb] = (0.5, 0.5, 0.5)
 IMAGENET_MEAN: Final[Rgb] = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final[Rgb] = (0.229, 0.224, 0.225)
 LITE0_EMBEDDING: Final = 1280
 LITE0_FILE: Final = "efficientnet-lite0-57934424.pth"
-
-
-class Preprocessing(NamedTuple):
-    """What frames a model wants, and what is done to them: (value / 255 - mean) / std."""
-
-    frame: FrameSpec
-    mean: Rgb
-    std: Rgb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +52,7 @@ class ModelRef:
     name: str
     """For people and tables: no query string, no credentials."""
     architecture: str
-    """efficientnet-lite0, stamp, torchvision:NAME or timm:NAME."""
+    """efficientnet-lite0, stamp, torchvision:NAME, timm:NAME, transformers:CLASS, onnx or pt2."""
     digest: str
     """64 hex digits over everything a frame's probabilities depend on; the same weights elsewhere have the same."""
     weights: bytes | None = field(repr=False)
@@ -72,8 +64,10 @@ class ModelRef:
     labels: tuple[str, ...] | None = field(default=None, repr=False)
     embedding_size: int | None = None
     """Given for the default model only, which needs no torch in the driver."""
-    video: WindowModel | None = None
+    video: Windowed | None = None
     """How a model of windows looks at them; None for one of single frames."""
+    details: str = field(default="", repr=False)
+    """JSON: what else a model of transformers or an exported program is made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +83,27 @@ class ModelSpec:
     mean: Rgb
     std: Rgb
     embedding_size: int
-    """Values in a frame's embedding: the input of the last layer."""
-    video: WindowModel | None = None
+    """Values in a frame's embedding: the input of the last layer. 0: the model tells none."""
+    video: Windowed | None = None
     """How a model of windows looks at them; None for one of single frames."""
+    details: str = field(default="", repr=False)
+    """As in ModelRef."""
 
 
 # --- find -----------------------------------------------------------------------------------------------------------
 
 
-def find_model(text: str) -> ModelRef:
-    """The model a user named. Reads weights that are files or objects, downloads nothing, does not import torch.
+def find_model(text: str, *, sampling: str | None = None) -> ModelRef:
+    """The model a user named. Reads weights that are files or objects, does not import torch; downloads, once, only
+    what stands on the Hugging Face hub, whose files may change.
 
+    Args: `sampling`, as the user gave it, says of windows of a video classifier of transformers how dense they are.
     Raises ConfigError in one sentence for a name, file or bundle that there is not.
     """
+    if text.startswith("hf:"):
+        return _find_hf(text, sampling)
+    if programs.is_program(text):
+        return _find_program(text)
     if _is_place(text):
         return _find_bundle(text.removeprefix("file:") if not text.startswith("file://") else text)
     name, separator, weights = text.partition("@")
@@ -142,14 +144,52 @@ def _find_bundle(url: str) -> ModelRef:
     )
 
 
+def _find_hf(text: str, sampling: str | None) -> ModelRef:
+    found = hf_models.read_repository(text.removeprefix("hf:"))
+    video = None
+    if found.num_frames is not None:
+        fps = None if sampling is None else parse_sampling(sampling)
+        if fps is None or fps.kind != "fps":
+            said = "is not given" if sampling is None else f"{sampling!r} is not allowed"
+            raise ConfigError(
+                f"sampling: {said}: {_named(text)!r} looks at {found.num_frames} frames at once and tells not how far "
+                "apart; allowed: fps=F as in its training (fps=7.5: every fourth frame of 30 a second)"
+            )
+        windows = WindowSpec.model_validate({"num_frames": found.num_frames, "fps": float(fps.frames_per_second)})
+        video = Windowed(windows=windows)
+    return _ref(
+        video=video,
+        name=_named(text),
+        architecture=f"transformers:{found.kind}",
+        weights=found.weights,
+        labels=found.labels,
+        details=found.details,
+    )
+
+
+def _find_program(place: str) -> ModelRef:
+    found = programs.read_program(place)
+    config = found.config
+    return _ref(
+        name=_named(place),
+        architecture=found.kind,
+        weights=found.content,
+        preprocessing=Preprocessing(config.frame, config.mean, config.std),
+        labels=config.labels,
+        details=json.dumps({"scores": config.scores}),
+    )
+
+
 def model_for(config: LabelConfig) -> ModelRef:
     """The model of a run, as `find_model`; ConfigError too for settings that a model of windows decides by itself."""
-    ref = find_model(config.model)
+    sampling = config.sampling if "sampling" in config.model_fields_set else None
+    ref = find_model(config.model, sampling=sampling)
+    programs.check_device(ref.architecture, config.device)
     if ref.video is None:
         return ref
     windows = ref.video.windows
     how = f"{ref.name!r} looks at windows of {windows.num_frames} frames, {windows.sampling}"
-    if "sampling" in config.model_fields_set:
+    if sampling is not None and not config.model.startswith("hf:"):
         raise ConfigError(f"sampling: {config.sampling!r} is not allowed: {how}; leave it out")
     if config.hand_over != "rgb":
         raise ConfigError(f"hand_over: {config.hand_over!r} is not allowed: {how}; allowed: rgb")
@@ -160,8 +200,8 @@ def _find_torchvision(name: str, weights: str) -> ModelRef:
     members = torchvision_weights(name)
     architecture = f"torchvision:{name}"
     if weights in members:
-        published = members[weights]
-        return _ref(name=f"{name}@{published.member}", architecture=architecture, published=published)
+        member = members[weights]
+        return _ref(name=f"{name}@{member.member}", architecture=architecture, published=member)
     if re.fullmatch(r"[A-Za-z]\w*", weights) and not os.path.isfile(weights):
         raise ConfigError(
             f"model: {name} has no weights {weights!r}; allowed: {', '.join(members)}, "
@@ -242,13 +282,14 @@ def _ref(
     preprocessing: Preprocessing | None = None,
     labels: tuple[str, ...] | None = None,
     embedding_size: int | None = None,
-    video: WindowModel | None = None,
+    video: Windowed | None = None,
+    details: str = "",
 ) -> ModelRef:
     library = architecture.partition(":")[0]
     parts: dict[str, Any] = {
         "architecture": architecture,
         "weights": hashlib.sha256(weights).hexdigest() if weights is not None else published and published.url,
-        "preprocessing": preprocessing,
+        "preprocessing": preprocessing and (_told(preprocessing.frame), *preprocessing[1:]),
         # What is asked of the library later depends on its version.
         "library": f"{library}-{installed_version(library)}" if preprocessing is None else None,
         "published": published and published.member,
@@ -256,6 +297,8 @@ def _ref(
     }
     if video is not None:
         parts["video"] = video.model_dump(mode="json")
+    if details:
+        parts["details"] = details
     return ModelRef(
         name=name,
         architecture=architecture,
@@ -266,7 +309,13 @@ def _ref(
         labels=labels,
         embedding_size=embedding_size,
         video=video,
+        details=details,
     )
+
+
+def _told(frame: FrameSpec) -> tuple[Any, ...]:
+    """What a digest knows of a frame; of `fit` only what differs from how all were cut before there was a choice."""
+    return tuple(frame)[: 4 if frame.fit == "crop" else 5]
 
 
 # --- load -----------------------------------------------------------------------------------------------------------
@@ -282,14 +331,14 @@ def load_spec(ref: ModelRef) -> tuple[ModelSpec, bytes]:
         return _spec(ref, ref.preprocessing, labels=ref.labels, embedding_size=ref.embedding_size), ref.weights
     from vidbatch import networks
 
-    weights = ref.weights if ref.weights is not None else _download(ref)
-    preprocessing = ref.preprocessing or _ask_library(ref)
+    weights = ref.weights if ref.weights is not None else published.download(ref)
+    preprocessing = ref.preprocessing or published.ask_library(ref)
     if ref.video is not None:
         from vidbatch.window_networks import inspect_windows
 
-        facts = inspect_windows(ref.video, weights, preprocessing.frame, ref.name)
+        facts = inspect_windows(ref.video, weights, preprocessing.frame, ref.name, details=ref.details)
     else:
-        facts = networks.inspect(ref.architecture, weights, preprocessing.frame, ref.name)
+        facts = networks.inspect(ref.architecture, weights, preprocessing.frame, ref.name, details=ref.details)
     labels = ref.labels
     if labels is None:
         numbered = tuple(f"class_{i}" for i in range(facts.num_classes))
@@ -317,67 +366,5 @@ def _spec(ref: ModelRef, how: Preprocessing, *, labels: tuple[str, ...], embeddi
         std=how.std,
         embedding_size=embedding_size,
         video=ref.video,
+        details=ref.details,
     )
-
-
-def _download(ref: ModelRef) -> bytes:
-    from vidbatch.networks import to_safetensors
-
-    library, _, name = ref.architecture.partition(":")
-    if library == "timm":
-        import timm
-
-        if not timm.is_model_pretrained(name):
-            network = name.partition(".")[0]
-            allowed = ", ".join([*timm.list_models(f"{network}.*", pretrained=True), f"timm:{network}@PATH"])
-            raise ConfigError(f"model: timm publishes no weights {name!r}; allowed: {allowed}")
-        with _downloading(ref, "the file its model card names"):
-            return to_safetensors(timm.create_model(name, pretrained=True).state_dict())
-    import torchvision
-
-    assert ref.published is not None, f"{ref.name} has neither weights nor a place to download them from"
-    member = torchvision.models.get_model_weights(name)[ref.published.member]
-    with _downloading(ref, ref.published.url):
-        return to_safetensors(member.get_state_dict(progress=False, check_hash=True))
-
-
-@contextmanager
-def _downloading(ref: ModelRef, url: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:  # no network, a wrong hash, a name the hub does not have
-        reason = storage.redact(str(error).strip().partition("\n")[0][:200])
-        architecture = ref.architecture.removeprefix("torchvision:")
-        raise ConfigError(
-            f"model: the weights {ref.name!r} cannot be downloaded here ({reason}): fetch {url} elsewhere and name "
-            f"the file: {architecture}@PATH"
-        ) from error
-
-
-def _ask_library(ref: ModelRef) -> Preprocessing:
-    library, _, name = ref.architecture.partition(":")
-    if library == "timm":
-        return _ask_timm(name)
-    import torchvision
-
-    assert ref.published is not None, f"{ref.name} has no published weights to ask about"
-    recipe: Any = torchvision.models.get_model_weights(name)[ref.published.member].transforms()
-    (crop,), (resize,) = recipe.crop_size, recipe.resize_size
-    mean, std = tuple(recipe.mean), tuple(recipe.std)
-    if name in ("googlenet", "inception_v3"):
-        # Their published weights come with transform_input=True, which turns ImageNet's mean and std into these.
-        mean = std = HALF
-    return Preprocessing(FrameSpec(crop, crop, crop / resize, _interpolation(recipe.interpolation.value)), mean, std)
-
-
-def _ask_timm(name: str) -> Preprocessing:
-    import timm
-
-    how = timm.data.resolve_model_data_config(timm.create_model(name, pretrained=False))
-    _, height, width = how["input_size"]
-    frame = FrameSpec(height, width, float(how["crop_pct"]), _interpolation(how["interpolation"]))
-    return Preprocessing(frame, tuple(how["mean"]), tuple(how["std"]))
-
-
-def _interpolation(name: str) -> Any:
-    return name if name in ("bilinear", "bicubic", "lanczos") else "bicubic"

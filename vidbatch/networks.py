@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from vidbatch import hf_models, programs
 from vidbatch.errors import ModelError
 from vidbatch.model_names import LITE0, STAMP
 from vidbatch.schema import FrameSpec
 
 if TYPE_CHECKING:
     from vidbatch.models import ModelSpec
+    from vidbatch.program_networks import ProgramNetwork
     from vidbatch.window_networks import NetworkOfWindows
 
 CPU_SLICE_FRAMES: Final = 4
@@ -247,19 +249,25 @@ class Facts(NamedTuple):
     embedding_size: int
 
 
-def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str) -> Facts:
+def inspect(architecture: str, weights: bytes, frame: FrameSpec, where: str, *, details: str = "") -> Facts:
     """Load the weights as a worker will, and count classes and embedding. Raises ModelError for weights that don't fit.
 
     The number of classes is that of the weights' last layer, whatever it was trained for.
     """
+    if architecture in programs.KINDS:
+        from vidbatch.program_networks import inspect_program
+
+        return inspect_program(architecture, weights, frame, where, details=details)
+    if details:
+        return probe(hf_models.make_module(details, weights, where), noise(frame), where, check=True)
     state = read_state(weights, where)
     plain = make_module(architecture, 1000, frame)
-    last = _probe(plain, frame, where).classifier
+    last = probe(plain, noise(frame), where).classifier
     if isinstance(plain, EfficientNetLite0) and last + ".weight" not in state:
         state = _in_order(plain.state_dict(), state, where)
     num_classes = num_classes_of(state, plain.state_dict(), last + ".weight", where)
     module = fill(make_module(architecture, num_classes, frame), state, where)
-    return _probe(module, frame, where, check=True)
+    return probe(module, noise(frame), where, check=True)
 
 
 def num_classes_of(state: State, plain: State, name: str, where: str) -> int:
@@ -275,7 +283,8 @@ def num_classes_of(state: State, plain: State, name: str, where: str) -> int:
     return weight.shape[0]
 
 
-def _probe(module: nn.Module, frame: FrameSpec, where: str, *, check: bool = False) -> Facts:
+def probe(module: nn.Module, images: Tensor, where: str, *, check: bool = False) -> Facts:
+    """Send images through a network. Raises ModelError unless it gives one score a class (finite ones: `check`)."""
     called: list[tuple[str, int]] = []
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -284,7 +293,7 @@ def _probe(module: nn.Module, frame: FrameSpec, where: str, *, check: bool = Fal
     layers = [(n, layer) for n, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in layers]
     with torch.inference_mode():
-        output = module(_noise(frame))
+        output = module(images)
     for hook in hooks:
         hook.remove()
     if not isinstance(output, Tensor) or output.ndim != 2:
@@ -295,9 +304,11 @@ def _probe(module: nn.Module, frame: FrameSpec, where: str, *, check: bool = Fal
     return Facts(classifier, output.shape[1], embedding_size)
 
 
-def _noise(frame: FrameSpec) -> Tensor:
+def noise(frame: FrameSpec, num_frames: int | None = None) -> Tensor:
+    """One image, 1 x 3 x H x W, or one window, 1 x `num_frames` x 3 x H x W; the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand((1, 3, frame.height, frame.width), generator=generator) * 2 - 1
+    shape = (1, 3) if num_frames is None else (1, num_frames, 3)
+    return torch.rand((*shape, frame.height, frame.width), generator=generator) * 2 - 1
 
 
 def _pooled(features: Tensor) -> Tensor:
@@ -358,7 +369,9 @@ class Network:
         self._of_thread.features = inputs[0]
 
 
-def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1) -> Network | NetworkOfWindows:
+def build(
+    spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1
+) -> Network | NetworkOfWindows | ProgramNetwork:
     """The network ready to run on `cpu` or `cuda`; float32 (matrix products in TF32 on cuda).
 
     Args: `num_threads` slices of a batch run at once on a CPU, each with one of torch's own threads.
@@ -368,12 +381,21 @@ def build(spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: 
         from vidbatch.window_networks import build_windows
 
         return build_windows(spec, spec.video, weights, device, num_threads=num_threads)
-    module = make_module(spec.architecture, len(spec.labels), spec.frame)
-    fill(module, read_state(weights, spec.name), spec.name)
-    classifier = _probe(module, spec.frame, spec.name, check=True).classifier
+    if spec.architecture in programs.KINDS:
+        from vidbatch.program_networks import build_program
+
+        return build_program(spec, weights, device, num_threads=num_threads)
+    if spec.details:
+        module = hf_models.make_module(spec.details, weights, spec.name)
+    else:
+        module = make_module(spec.architecture, len(spec.labels), spec.frame)
+        fill(module, read_state(weights, spec.name), spec.name)
+    classifier = probe(module, noise(spec.frame), spec.name, check=True).classifier
     if device != "cpu":
         torch.set_float32_matmul_precision("high")
-    return Network(spec, _fused(module, classifier, spec.frame), classifier, torch.device(device), num_threads)
+    if not spec.details:
+        module = _fused(module, classifier, spec.frame)
+    return Network(spec, module, classifier, torch.device(device), num_threads)
 
 
 def _fused(module: nn.Module, classifier: str, frame: FrameSpec) -> nn.Module:
@@ -389,6 +411,6 @@ def _fused(module: nn.Module, classifier: str, frame: FrameSpec) -> nn.Module:
     except (ValueError, TypeError, AttributeError, RuntimeError):  # what tracing a network's own Python can end in
         return module
     with torch.inference_mode():
-        is_same = torch.allclose(fused(_noise(frame)), module(_noise(frame)), rtol=1e-3, atol=1e-3)
+        is_same = torch.allclose(fused(noise(frame)), module(noise(frame)), rtol=1e-3, atol=1e-3)
     hook.remove()
     return fused if is_same and called else module

@@ -19,6 +19,7 @@ import pyarrow as pa
 from vidbatch import blocks, decode, growth, models, publish, source
 from vidbatch import watch as watching
 from vidbatch.config import LabelConfig
+from vidbatch.errors import ConfigError
 from vidbatch.metrics import Progress
 from vidbatch.pools import Pools, pool_sizes, sizes_now
 from vidbatch.runs import RunResult, begin, own_errors, recorded, running_ray, tune_context
@@ -59,6 +60,8 @@ def label(
         return LabelResult(config, record)
     progress.note("loading the model and starting Ray")
     spec, weights = models.load_spec(reference)
+    if config.embedding and not spec.embedding_size:
+        raise ConfigError(f"embedding: True is not allowed: {spec.name!r} gives scores alone, no second output")
     sink = Sink(
         labels=spec.labels,
         top_k=config.top_k,

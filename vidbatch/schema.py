@@ -15,16 +15,24 @@ SCHEMA_VERSION: Final = 1
 """Raised when a published column is renamed, removed or changes its type; kept in every file's metadata."""
 
 
+Fit = Literal["crop", "scale_then_crop", "stretch"]
+
+
 class FrameSpec(NamedTuple):
     """What a model wants to see: frames come out of the decoder as uint8 RGB of exactly this size.
 
-    The shorter side is scaled to `size / crop_share` and the centre is cropped, on square pixels, upright.
+    Upright and on square pixels, with `fit` one of
+    `crop`             the centre is cut out and scaled: as if the shorter side were scaled to `size / crop_share`
+    `scale_then_crop`  the same the other way round and dearer: the pixels of libraries that crop last, which `crop`
+                       shows up to a pixel further up and left (it begins on even ones, where colours do)
+    `stretch`          both sides are scaled to `size / crop_share`, whatever the shape, and the centre is cropped
     """
 
     height: int
     width: int
     crop_share: float = 0.875
     interpolation: Literal["bilinear", "bicubic", "lanczos", "area"] = "bicubic"
+    fit: Fit = "crop"
 
 
 TOP_K: Final = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
@@ -170,6 +178,13 @@ PREDICTIONS: Final = pa.schema(
 )
 """PIXELS without the pixels, with what the model said of each frame."""
 
+RATE_QUALITY: Final = [
+    pa.field("crf", pa.float64(), nullable=False),
+    pa.field("bit_rate", pa.float64(), nullable=False),  # bits a second of pictures
+    pa.field("xpsnr_db", pa.float64(), nullable=False),  # of luma
+]
+"""A point of the rate-quality curve of a video."""
+
 ENHANCED: Final = pa.schema(
     [
         *IDENTITY,
@@ -183,10 +198,14 @@ ENHANCED: Final = pa.schema(
         pa.field("output_width", pa.int32()),  # before rotation
         pa.field("output_height", pa.int32()),
         pa.field("output_pixel_format", pa.string()),
+        pa.field("output_heights", pa.list_(pa.int32())),  # of a ladder, the highest first; null: one file
         pa.field("output_size_bytes", pa.int64()),
         pa.field("output_duration_seconds", pa.float64()),  # from the first frame to the end of the last
         pa.field("output_frame_rate", pa.float64()),  # average, frames a second
         pa.field("output_bit_rate", pa.float64()),  # bits a second, of all streams
+        # Where a quality was asked for: the crf that reached it, mean over frames; what was tried on parts of a video.
+        pa.field("output_crf", pa.float64()),
+        pa.field("rate_quality", pa.list_(pa.struct(RATE_QUALITY))),
         pa.field("num_frames_decoded", pa.int64(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),  # written
         pa.field("num_frames_interpolated", pa.int64(), nullable=False),  # of these, made between two others
@@ -221,6 +240,7 @@ ENHANCED_CLIPS: Final = pa.schema(
 
 PACKETS: Final = pa.schema(
     [
+        pa.field("rung", pa.int8(), nullable=False),  # of a ladder, the highest first; else 0
         pa.field("pts", pa.int64(), nullable=False),  # ticks of the file's time base (types.Picture)
         pa.field("duration", pa.int64(), nullable=False),
         pa.field("is_keyframe", pa.bool_(), nullable=False),

@@ -1,4 +1,4 @@
-"""A bundle's window model and its weights in; a callable from uint8 windows to probabilities out.
+"""A window model, of a bundle or of transformers, and its weights in; from uint8 windows to probabilities out.
 
 What networks.py is for single frames: everything between the decoder's windows and the answer, preprocessing included,
 so that a trained network sees in `label` what it saw in training. N windows of T frames, K classes, D embedding size.
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidbatch import networks
-from vidbatch.bundles import WindowModel
+from vidbatch import hf_models, networks
+from vidbatch.bundles import HALF, Windowed, WindowModel
 from vidbatch.errors import ModelError
 from vidbatch.networks import Facts
 from vidbatch.schema import FrameSpec
@@ -30,32 +30,40 @@ _CPU_SLICE_WINDOWS: Final = 1
 """Windows a CPU runs at once in one thread: with T frames each, the layers of more leave the cache."""
 
 
-def inspect_windows(video: WindowModel, weights: bytes, frame: FrameSpec, where: str) -> Facts:
+def inspect_windows(video: Windowed, weights: bytes, frame: FrameSpec, where: str, *, details: str = "") -> Facts:
     """Load the weights as a worker will, and count classes and embedding. Raises ModelError for weights that don't fit.
 
     The number of classes is that of the weights' last layer.
     """
-    state = networks.read_state(weights, where)
-    plain = _network(video, frame, 2)
-    last = _name_of_last_layer(plain)
-    num_classes = networks.num_classes_of(state, plain.state_dict(), last + ".weight", where)
-    module = _network(video, frame, num_classes)
-    networks.fill(module, state, where)
+    module: nn.Module
+    if details:
+        module = _OfTransformers(details, weights, frame, video.windows.num_frames, where)
+        num_classes = module.num_classes
+    else:
+        state = networks.read_state(weights, where)
+        plain = _network(video, frame, 2)
+        last = _name_of_last_layer(plain)
+        num_classes = networks.num_classes_of(state, plain.state_dict(), last + ".weight", where)
+        module = networks.fill(_network(video, frame, num_classes), state, where)
     windows = np.zeros(1, window_dtype(video.windows.num_frames, frame.height, frame.width))
     windows["num_real"] = video.windows.num_frames
-    runs = NetworkOfWindows(module, video, frame, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), torch.device("cpu"), 1)
+    runs = NetworkOfWindows(module, video, frame, HALF, HALF, torch.device("cpu"), 1)
     scores, embeddings = runs(windows)
     if not scores.isfinite().all():
         raise ModelError(f"{where}: the network gives no finite scores")
-    return Facts(last, num_classes, embeddings.shape[1])
+    return Facts(_name_of_last_layer(module), num_classes, embeddings.shape[1])
 
 
 def build_windows(
-    spec: ModelSpec, video: WindowModel, weights: bytes, device: str, *, num_threads: int
+    spec: ModelSpec, video: Windowed, weights: bytes, device: str, *, num_threads: int
 ) -> NetworkOfWindows:
     """The network ready to run on `cpu` or `cuda`. Raises ModelError for weights that do not fit."""
-    module = _network(video, spec.frame, len(spec.labels))
-    networks.fill(module, networks.read_state(weights, spec.name), spec.name)
+    module: nn.Module
+    if spec.details:
+        module = _OfTransformers(spec.details, weights, spec.frame, video.windows.num_frames, spec.name)
+    else:
+        module = _network(video, spec.frame, len(spec.labels))
+        networks.fill(module, networks.read_state(weights, spec.name), spec.name)
     if device != "cpu":
         torch.set_float32_matmul_precision("high")
     return NetworkOfWindows(
@@ -63,13 +71,28 @@ def build_windows(
     )
 
 
-def _network(video: WindowModel, frame: FrameSpec, num_classes: int) -> WindowNetwork:
+def _network(video: Windowed, frame: FrameSpec, num_classes: int) -> WindowNetwork:
+    assert isinstance(video, WindowModel), "windows of a model that is neither a bundle's nor of transformers"
     num_frames = video.windows.num_frames
     return build_video_network(video.network, video.inputs, frame, num_frames=num_frames, num_classes=num_classes)
 
 
-def _name_of_last_layer(module: WindowNetwork) -> str:
-    return f"body.{module.last_layer}" if isinstance(module, WholeNetwork) else "classifier"
+class _OfTransformers(nn.Module):
+    """A video classifier of transformers, called as a WindowNetwork is; padding is seen by it like any frame."""
+
+    def __init__(self, details: str, weights: bytes, frame: FrameSpec, num_frames: int, where: str) -> None:
+        super().__init__()
+        self.body = hf_models.make_module(details, weights, where)
+        facts = networks.probe(self.body, networks.noise(frame, num_frames), where, check=True)
+        self.last_layer, self.num_classes = facts.classifier, facts.num_classes
+
+    def forward(self, images: Tensor, is_real: Tensor, features: Tensor | None) -> Tensor:  # noqa: ARG002  # as called
+        logits: Tensor = self.body(images)
+        return logits
+
+
+def _name_of_last_layer(module: nn.Module) -> str:
+    return f"body.{module.last_layer}" if isinstance(module, WholeNetwork | _OfTransformers) else "classifier"
 
 
 class NetworkOfWindows:
@@ -80,8 +103,8 @@ class NetworkOfWindows:
 
     def __init__(
         self,
-        module: WindowNetwork,
-        video: WindowModel,
+        module: nn.Module,
+        video: Windowed,
         frame: FrameSpec,
         mean: tuple[float, ...],
         std: tuple[float, ...],

@@ -1,7 +1,7 @@
 """Decoded frames go in; upright uint8 RGB pictures on square pixels, of the size a model wants, come out, or planes.
 
 Runs in the decoder's child process, only for frames that are kept. libavfilter crops first (a pointer moved, no
-copy) and scales only what remains.
+copy) and scales only what remains, except for models that are owed the very pixels of a library that crops last.
 
 Colours are what FFmpeg's `scale` makes of them: matrix and range as tagged, BT.601 limited range where a YUV frame is
 not tagged, whatever its size. Frames are scaled as they are: interlaced ones keep both fields, transparency is dropped.
@@ -88,8 +88,9 @@ class PictureMaker:
         assert isinstance(scaled, VideoFrame)
         plane = scaled.planes[0]
         rows: Pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(scaled.height, plane.line_size)
-        picture = rows[:, : 3 * scaled.width].reshape(scaled.height, scaled.width, 3)
-        out[...] = _turned(picture, turn)
+        picture = _turned(rows[:, : 3 * scaled.width].reshape(scaled.height, scaled.width, 3), turn)
+        top, left = ((whole - part) // 2 for whole, part in zip(picture.shape, out.shape[:2], strict=False))
+        out[...] = picture[top : top + out.shape[0], left : left + out.shape[1]]
 
     def layout_of(self, frame: VideoFrame, pixel_aspect: Fraction | None) -> Layout | None:
         """How `take_planes` gives the picture of `frame`; None for one that only `make` can give."""
@@ -98,14 +99,16 @@ class PictureMaker:
             return None
         if shape.pixel_format not in _OF_8_BIT_YUV_420:
             return None
-        width, height, _, _ = self._crop_of(shape, target)
+        (width, height, _, _), scaled = _cuts(shape, target)
+        if scaled != _stored_size(shape, target):
+            return None
         is_full_range = shape.colour_range == _FULL_RANGE or shape.pixel_format == "yuvj420p"
         return Layout(height, width, shape.colour_space, is_full_range, *self._orientation(frame))
 
     def take_planes(self, frame: VideoFrame, pixel_aspect: Fraction | None, layout: Layout, out: Pixels) -> None:
         """Copy the planes of the part that is shown into `out`, uint8 of shape (layout.size_bytes,)."""
         assert self._target is not None
-        _, _, left, top = self._crop_of(self._shape_of(frame, pixel_aspect), self._target)
+        (_, _, left, top), _ = _cuts(self._shape_of(frame, pixel_aspect), self._target)
         begin = 0
         for plane, shift, (height, width) in zip(frame.planes, (0, 1, 1), layout.planes, strict=True):
             rows: Pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
@@ -125,10 +128,6 @@ class PictureMaker:
             self._orientation(frame).transpose,
         )
 
-    def _crop_of(self, shape: _Shape, target: TargetSize) -> tuple[int, int, int, int]:
-        size = (target.width, target.height) if shape.transpose else (target.height, target.width)
-        return _crop(shape, size, target.crop_share)
-
     def _orientation(self, frame: VideoFrame) -> Orientation:
         # PyAV's view of the side data and its frame hold each other until Python looks for cycles, which kept
         # a hundred frames of 720p alive: so it is asked for once for each angle.
@@ -138,9 +137,8 @@ class PictureMaker:
 
     def _build(self, shape: _Shape) -> None:
         assert self._target is not None
-        height, width, _, interpolation = self._target
-        if shape.transpose:
-            height, width = width, height
+        interpolation = self._target.interpolation
+        crop, (height, width) = _cuts(shape, self._target)
         graph = Graph()
         graph.threads = 1
         nodes = [
@@ -153,7 +151,7 @@ class PictureMaker:
                 colorspace=str(shape.colour_space),
                 range=str(shape.colour_range),
             ),
-            graph.add("crop", "{}:{}:{}:{}:exact=1".format(*self._crop_of(shape, self._target))),
+            graph.add("crop", "{}:{}:{}:{}:exact=1".format(*crop)),
             # Exact arithmetic, so that the same frame gives the same bytes on every processor. By way of three planes,
             # which FFmpeg writes by vector instructions, the same values take 0.55 ms instead of 1.1 (720p to 256x144).
             graph.add("scale", f"{width}:{height}:flags={interpolation}+accurate_rnd+full_chroma_int+bitexact"),
@@ -201,7 +199,35 @@ def _sane(pixel_aspect: Fraction | None) -> Fraction:
     return pixel_aspect
 
 
+def _stored_size(shape: _Shape, target: TargetSize) -> tuple[int, int]:
+    """(height, width) of the target as it lies before the picture is turned."""
+    return (target.width, target.height) if shape.transpose else (target.height, target.width)
+
+
 @lru_cache(maxsize=16)  # asked for several times a frame, of few kinds of frames
+def _cuts(shape: _Shape, target: TargetSize) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """What is cut out, (width, height, left, top) in stored pixels, and the (height, width) which that is scaled to.
+
+    Where the latter is more than the target, its centre is the picture: schema.FrameSpec says of which `fit`.
+    """
+    size = _stored_size(shape, target)
+    whole = (shape.width, shape.height, 0, 0)
+    if target.fit == "stretch":
+        return whole, (round(size[0] / target.crop_share), round(size[1] / target.crop_share))
+    if target.fit == "scale_then_crop":
+        rows, columns = shape.height, max(1, round(shape.width * shape.pixel_aspect))
+        short, long = sorted((rows, columns))
+        if long <= _LONGEST * short:
+            edge = round(min(size) / target.crop_share)
+            scaled = edge, edge * long // short  # the longer side as transformers and torchvision round it
+            return whole, scaled if rows <= columns else scaled[::-1]
+    return _crop(shape, size, target.crop_share), size
+
+
+_LONGEST: Final = 8
+"""Sides; of longer pictures what is cut away anyway is not scaled first, in memory that their shape would decide."""
+
+
 def _crop(shape: _Shape, target: tuple[int, int], crop_share: float) -> tuple[int, int, int, int]:
     """(width, height, left, top) in stored pixels of the centre that scales to the target (height, width).
 

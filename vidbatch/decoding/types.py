@@ -16,6 +16,7 @@ class TargetSize(NamedTuple):
     width: int
     crop_share: float
     interpolation: str
+    fit: str = "crop"
 
 
 @dataclass(frozen=True)

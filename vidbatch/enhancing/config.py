@@ -8,13 +8,13 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vidbatch import schema, storage
 from vidbatch.config import LabelConfig, RunSettings, absolute, load_settings, path_as_text
-from vidbatch.enhancing.types import Encoding, Network, Pace, Step
+from vidbatch.enhancing.types import Encoding, Ladder, Network, Pace, Step
 from vidbatch.errors import ConfigError
 from vidbatch.restoring.spec import SHIPPED, read_enhancer
 
@@ -56,6 +56,9 @@ NETWORKS: Final[dict[str, dict[str, str]]] = {
     "interpolate": {"network": f"{SHIPPED}interpolate"},
 }  # fmt: skip
 """Methods that are networks which come with vidbatch, and their places."""
+_HEIGHTS: Final = (1080, 720, 480, 360)
+_HEIGHTS_SAID: Final = ",".join(map(str, _HEIGHTS))
+_SEGMENT_SECONDS: Final = 4.0
 _MOST_FPS: Final = 960
 _LARGEST_DENOMINATOR: Final = 1_001_000
 _DEFAULT_STRENGTH: Final = 0.5
@@ -129,12 +132,26 @@ class EnhanceConfig(RunSettings):
     bitrate: str | None = Field(
         None, description="Bits a second instead of a quality: 800k, 4M. Long videos are then encoded in one piece."
     )
+    target_xpsnr: float | None = Field(
+        None, ge=20, le=60,
+        description="Quality to reach instead: each clip gets the crf that gives it so much XPSNR (dB), by trials on "
+        "parts of it; 32 is fair, 36 good, 40 hard to tell from the original.",
+    )  # fmt: skip
     two_pass: bool = Field(False, description="Look through each video first; with --bitrate, for h264 and hevc.")
     gop: int = Field(250, ge=1, le=10_000, description="Frames between keyframes, at most.")
     preset: str | None = Field(None, description="The encoder's own, as fast or slow; a number for vp9 and av1.")
     pixel_format: str | None = Field(None, description="As yuv420p; default: as it was, or the nearest that works.")
     encoder_options: dict[str, str] = Field({}, description="Further options of the encoder, by FFmpeg's names.")
-    container: Literal["mp4", "mkv", "webm"] = Field("mp4", description="Kind of file: mp4, mkv or webm.")
+    container: Literal["mp4", "mkv", "webm", "cmaf"] = Field(
+        "mp4",
+        description="Kind of file: mp4, mkv or webm; cmaf: a folder of several heights that plays as HLS and DASH.",
+    )
+    heights: tuple[Annotated[int, Field(ge=16, le=16_384)], ...] = Field(
+        (), description=f"Of cmaf, in pixels, none higher than the video; default: {_HEIGHTS_SAID}."
+    )
+    segment_seconds: float | None = Field(
+        None, ge=0.5, le=60, description="Of cmaf: a keyframe begins so often, where players may change the height; 4."
+    )
     contact_sheet: bool = Field(False, description="Also write a picture of before and after for each video.")
     workers: int | None = Field(None, ge=1, description="Actors that enhance; default: one a CPU.")
     threads: int = Field(1, ge=1, le=64, description="Threads of each encoder.")
@@ -163,6 +180,16 @@ class EnhanceConfig(RunSettings):
         if isinstance(value, str):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         return () if value in (("none",), ["none"]) else value
+
+    @field_validator("heights", mode="before")
+    @classmethod
+    def _heights_are_a_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        heights = value if isinstance(value, list | tuple) else (value,)
+        if not all(str(height).isdigit() for height in heights):
+            raise ValueError("pixels, as 1080,720,360, are")
+        return tuple(heights)
 
     @field_validator("denoise", "colour", "upscale", "interpolate", mode="before")
     @classmethod
@@ -216,8 +243,18 @@ class EnhanceConfig(RunSettings):
     def _fits_together(self) -> EnhanceConfig:
         if self.crf is not None and self.bitrate is not None:
             raise ValueError(f"crf: {self.crf:g} is not allowed together with bitrate {self.bitrate}: give one of them")
+        if self.target_xpsnr is not None:
+            for name, value in (("crf", self.crf), ("bitrate", self.bitrate)):
+                if value is not None:
+                    raise ValueError(
+                        f"target_xpsnr: {self.target_xpsnr:g} is not allowed together with {name} {value}: give one"
+                    )
         if self.two_pass and self.bitrate is None:
             raise ValueError("two_pass: True is not allowed without a bitrate")
+        for name in ("heights", "segment_seconds"):
+            if (value := getattr(self, name)) and self.container != "cmaf":
+                said = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+                raise ValueError(f"{name}: {said} is not allowed in {self.container}: only with --container cmaf")
         self._check_pace()
         return self
 
@@ -268,10 +305,21 @@ class EnhanceConfig(RunSettings):
             two_pass=self.two_pass,
             gop=self.gop,
             preset=self.preset,
-            pixel_format=self.pixel_format,
+            # Else browsers show nothing of many videos, though it plays elsewhere.
+            pixel_format=self.pixel_format or ("yuv420p" if self.container == "cmaf" else None),
             options=self.encoder_options,
             threads=self.threads,
+            is_segmented=self.container == "cmaf",
+            target_xpsnr_db=self.target_xpsnr,
         )
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """The heights of a ladder, and its segments; None: one file is written."""
+        if self.container != "cmaf":
+            return None
+        seconds = _SEGMENT_SECONDS if self.segment_seconds is None else self.segment_seconds
+        return Ladder(tuple(sorted(set(self.heights or _HEIGHTS), reverse=True)), seconds)
 
     @property
     def is_cut(self) -> bool:
@@ -331,6 +379,10 @@ def enhance_digest(config: EnhanceConfig) -> str:
         "container": config.container,
         "contact_sheet": config.contact_sheet,
     }  # fmt: skip
+    if config.ladder is not None:
+        parts["ladder"] = config.ladder
+    if config.target_xpsnr is not None:
+        parts["target_xpsnr"] = config.target_xpsnr
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

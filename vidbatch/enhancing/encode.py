@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
@@ -19,24 +20,28 @@ from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from vidbatch.decoding.container import Video
 from vidbatch.enhancing.chain import Timed
 from vidbatch.enhancing.config import CODECS
 from vidbatch.enhancing.filters import MATRIX_OF_RGB, is_rgb
+from vidbatch.enhancing.ladder import Segments
 from vidbatch.enhancing.timeline import Timeline
-from vidbatch.enhancing.types import Encoding, EnhanceJob, Facts, Picture, times_larger
+from vidbatch.enhancing.types import CRFS, Encoding, EnhanceJob, Facts, Packets, Picture, times_larger
 from vidbatch.errors import ConfigError, VideoError
 
 TWO_PASS: Final = ("libx264", "libx265")
+SEGMENTED: Final = ("libx264", "libx265", "libsvtav1")
+"""Encoders that begin a segment where they are asked to, and nowhere else."""
 _QUALITY: Final = {"libx264": 20.0, "libx265": 22.0, "libvpx-vp9": 31.0, "libsvtav1": 32.0}
 _DEFAULT_QUALITY: Final = 23.0
 _TAKES_ODD_SIZES: Final = frozenset({"libvpx-vp9"})
 _TAKEN_BY_ALL: Final = 4096
 """Width or height that every encoder takes, those of older hardware too."""
 _DEFAULT_RATE: Final = Fraction(25)
+_RATE_BY_PIXELS: Final = 0.75
 _RATE_TOLERANCE: Final = 4_000_000
 _ENDS_VIDEO: Final = frozenset({"corrupt", "truncated", "bounds"})
 """Damage behind which there is nothing to encode; what was before is kept."""
@@ -47,6 +52,17 @@ class Pass(NamedTuple):
 
     number: int
     statistics: str
+
+    def of_rung(self, rung: int) -> Pass:
+        """The pass of one of several encoders."""
+        return self._replace(statistics=f"{self.statistics}-{rung}")
+
+
+class Rung(NamedTuple):
+    """An encoder, and what makes frames as large as it wants them."""
+
+    context: VideoCodecContext
+    sized: Callable[[VideoFrame], VideoFrame]
 
 
 def check_encoding(encoding: Encoding, container: str) -> None:
@@ -61,7 +77,9 @@ def check_encoding(encoding: Encoding, container: str) -> None:
         ) from None
     if codec.type != "video":
         raise ConfigError(f"codec: {encoding.encoder!r} is not allowed: it encodes {codec.type}")
-    with av.open("/dev/null", "w", format=format_of(container)) as out:
+    if container == "cmaf" and encoding.encoder not in SEGMENTED:
+        raise ConfigError(f"codec: {encoding.encoder!r} is not allowed in cmaf; allowed: h264, hevc, av1")
+    with av.open("/dev/null", "w", format="mp4" if container == "cmaf" else format_of(container)) as out:
         if codec.canonical_name not in out.supported_codecs:
             raise ConfigError(f"container: {container!r} is not allowed: it cannot hold {codec.canonical_name}")
     formats = [known.name for known in codec.video_formats or ()]
@@ -71,6 +89,11 @@ def check_encoding(encoding: Encoding, container: str) -> None:
         )
     if encoding.two_pass and encoding.encoder not in TWO_PASS:
         raise ConfigError(f"two_pass: True is not allowed with {encoding.encoder}; allowed: {', '.join(TWO_PASS)}")
+    if encoding.target_xpsnr_db is not None and encoding.encoder not in CRFS:
+        raise ConfigError(
+            f"target_xpsnr: {encoding.target_xpsnr_db:g} is not allowed with {encoding.encoder}; "
+            f"allowed: {', '.join(CRFS)}"
+        )
     if encoding.bit_rate is None and _quality_option(context) is None:
         raise ConfigError(f"crf: {encoding.encoder} has no such mode; give a bitrate")
     if encoding.preset is not None and _preset_option(context) is None:
@@ -102,7 +125,7 @@ def _words_of(error: Exception) -> str:
 
 def format_of(container: str) -> str:
     """FFmpeg's name of a container."""
-    return "matroska" if container == "mkv" else container
+    return {"mkv": "matroska", "cmaf": "dash"}.get(container, container)
 
 
 def _private_options(context: Any) -> set[str]:
@@ -188,6 +211,14 @@ def check_size(picture: Picture, job: EnhanceJob) -> None:
         raise VideoError("encode", f"{encoder} takes no pictures of {size}, upscaled: {_words_of(error)}") from None
 
 
+def encoding_of(encoding: Encoding, picture: Picture, rung: Picture) -> Encoding:
+    """What the encoder of a rung is asked for: of a bitrate a part, as smaller pictures have more to say by pixel."""
+    if encoding.bit_rate is None or rung == picture:
+        return encoding
+    share = rung.width * rung.height / (picture.width * picture.height)
+    return replace(encoding, bit_rate=round(encoding.bit_rate * min(1.0, share**_RATE_BY_PIXELS)))
+
+
 def _nearest(name: str, formats: list[str]) -> str:
     if not formats or name in formats:
         return name
@@ -223,6 +254,11 @@ def _options(context: VideoCodecContext, encoding: Encoding, way: Pass | None) -
     if encoding.preset is not None and (name := _preset_option(context)) is not None:
         options[name] = encoding.preset
     passes = [] if way is None else [f"pass={way.number}", f"stats={way.statistics}"]
+    if encoding.is_segmented and encoding.encoder in TWO_PASS:
+        options["forced-idr"] = "1"
+        passes.append("scenecut=0")
+    if encoding.target_xpsnr_db is not None:  # clips of another crf are joined: headers must not depend on it
+        passes += {"libx264": ["stitchable=1"], "libx265": ["info=0"]}.get(encoding.encoder, [])
     if encoding.encoder == "libx264" and passes:
         options["x264-params"] = ":".join(passes)
     elif encoding.encoder == "libx265":
@@ -235,13 +271,13 @@ def _options(context: VideoCodecContext, encoding: Encoding, way: Pass | None) -
     return options
 
 
-def encoded(context: VideoCodecContext, frames: Iterable[Timed], facts: Facts) -> Iterator[Packet[VideoStream] | None]:
-    """The packets of frames, in decoding order; None for a frame that was taken and gave none.
+def encoded(rungs: list[Rung], frames: Iterable[Timed], facts: Facts, segments: Segments | None = None) -> Packets:
+    """The packets of frames by each encoder, in decoding order; None for a frame that was taken and gave none.
 
-    Damage ends the frames, and is noted in `facts`. Raises VideoError where it is not the end of the frames that is
-    wrong.
+    With `segments` a keyframe begins each. Damage ends the frames, and is noted in `facts`. Raises VideoError where it
+    is not the end of the frames that is wrong.
     """
-    durations: dict[int, int] = {}
+    durations: list[dict[int, int]] = [{} for _ in rungs]
     source = iter(frames)
     while True:
         try:
@@ -252,21 +288,35 @@ def encoded(context: VideoCodecContext, frames: Iterable[Timed], facts: Facts) -
             facts.error_kind, facts.error_message = error.kind, error.message
             enhanced = None
         began = time.perf_counter()
+        is_first = False
         if enhanced is not None:
-            durations[enhanced.tick] = enhanced.end - enhanced.tick
             facts.num_frames += 1
             facts.num_interpolated += enhanced.is_made
-        try:
-            packets = context.encode(None if enhanced is None else enhanced.frame)
-        except (av.FFmpegError, ValueError, RuntimeError) as error:
-            raise VideoError("encode", f"{context.name}: {error}") from None
+            is_first = segments is not None and segments.begins(enhanced.tick * Fraction(enhanced.frame.time_base or 0))
+        given: list[tuple[int, Packet[VideoStream]]] = []
+        for number, rung in enumerate(rungs):
+            if enhanced is not None:
+                durations[number][enhanced.tick] = enhanced.end - enhanced.tick
+            given += [(number, packet) for packet in _encode(rung, enhanced, is_first=is_first)]
         facts.encode_seconds += time.perf_counter() - began
-        for packet in packets:
+        for number, packet in given:
             if packet.pts is not None and (packet.dts is None or packet.dts > packet.pts):
                 packet.dts = packet.pts  # libx265 makes up a time for the only frame of a video
-            packet.duration = durations.pop(packet.pts, 0) if packet.pts is not None else 0
-            yield packet
+            packet.duration = durations[number].pop(packet.pts, 0) if packet.pts is not None else 0
+            yield number, packet
         if enhanced is None:
             return
-        if not packets:
+        if not given:
             yield None
+
+
+def _encode(rung: Rung, enhanced: Timed | None, *, is_first: bool) -> list[Packet[VideoStream]]:
+    """What an encoder gives for a frame, or at the end. Args: `is_first`, whether a segment begins with it."""
+    try:
+        if enhanced is None:
+            return rung.context.encode(None)
+        frame = rung.sized(enhanced.frame)
+        frame.pict_type = PictureType.I if is_first else PictureType.NONE
+        return rung.context.encode(frame)
+    except (av.FFmpegError, ValueError, RuntimeError) as error:
+        raise VideoError("encode", f"{rung.context.name}: {error}") from None

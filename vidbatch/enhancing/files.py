@@ -8,9 +8,11 @@ later, all streams begin earlier by the same time, which is said too.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any, Final, TypeAlias, cast
+from pathlib import Path
+from typing import Any, Final, cast
 
 import av
 import numpy as np
@@ -25,8 +27,9 @@ from av.video.stream import VideoStream
 
 from vidbatch import schema, storage
 from vidbatch.decoding.container import Video
-from vidbatch.enhancing.encode import Pass, configure, format_of
-from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Picture
+from vidbatch.enhancing import ladder
+from vidbatch.enhancing.encode import Pass, configure, encoding_of, format_of
+from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Packets, Picture
 from vidbatch.errors import VideoError
 
 _BATCH_BYTES: Final = 4 * 2**20
@@ -36,76 +39,112 @@ _OF_THE_CONTAINER: Final = frozenset(
 """Metadata that describe the file that was, not the video."""
 _NOTABLE_SECONDS: Final = 1
 _SOUND_RATES: Final = (32_000, 44_100, 48_000)
-
-Packets: TypeAlias = "Iterator[Packet[VideoStream] | None]"
-"""None: it goes on, but there is no packet yet."""
+_OF_LADDERS: Final = frozenset({"aac"})
+"""Sound that every player of HLS and DASH takes."""
 
 
 def write_file(
     job: EnhanceJob, picture: Picture, facts: Facts, source: Video,
-    packets_of: Callable[[VideoCodecContext], Packets], *, way: Pass | None = None,
+    packets_of: Callable[[list[VideoCodecContext]], Packets], *, way: Pass | None = None,
 ) -> Iterator[None]:  # fmt: skip
-    """Write job.file; yields now and then.
+    """Write job.file, or all files of a ladder beside it; yields now and then.
 
-    Args: `source` is where everything but pictures is copied from; `packets_of` gives the packets, of an encoder that
-    is open. Raises VideoError: `encode`, or that of a storage that fails.
+    Args: `source` is where everything but pictures is copied from; `packets_of` gives the packets, of encoders that
+    are open, one a rung. Raises VideoError: `encode`, or that of a storage that fails.
     """
-    options = {"movflags": "+faststart"} if job.container == "mp4" else {}
-    num_packets = 0
+    rungs = ladder.rungs_of(picture, job.ladder)
+    num_packets = [0 for _ in rungs]
     try:
-        with av.open(job.file, "w", format=format_of(job.container), container_options=options) as out:
+        with av.open(
+            job.file, "w", format=format_of(job.container), container_options=_options_of(job, source, len(rungs))
+        ) as out:
             assert isinstance(out, OutputContainer)
-            stream = cast(VideoStream, out.add_stream(
-                job.encoding.encoder, rate=Fraction(*picture.rate), time_base=Fraction(*picture.time_base)
-            ))  # fmt: skip
-            configure(stream.codec_context, job.encoding, picture, way)
-            if stream.codec_context.codec.canonical_name == "hevc" and job.container == "mp4":
-                # With FFmpeg's own choice, hev1, Apple's players show nothing.
-                stream.codec_context.codec_tag = "hvc1"
-            if picture.display_matrix is not None:
-                stream.set_display_matrix(picture.display_matrix)
+            streams = [_stream_of(out, job, picture, number, way) for number in range(len(rungs))]
             shift = Fraction(max(0, source.container.start_time or 0), av.time_base)
             if shift:
                 facts.changes.append(f"all times are {float(shift):.3f} s earlier: the source's clock began late")
             copied = _Copied(source.container, out, source.stream.index, job.container, shift, facts)
             out.start_encoding()
             ticks = round(shift / Fraction(*picture.time_base))
-            for packet in packets_of(stream.codec_context):
-                if packet is not None:
+            languages = {at.index: at.metadata["language"] for at in out.streams if "language" in at.metadata}
+            packets = packets_of([stream.codec_context for stream in streams])
+            for given in packets if job.ladder is None else ladder.with_ends_of_fragments(packets):
+                if given is not None:
+                    number, packet = given
                     assert packet.pts is not None
                     assert packet.dts is not None
-                    packet.stream, packet.time_base = stream, Fraction(*picture.time_base)
+                    packet.stream, packet.time_base = streams[number], Fraction(*picture.time_base)
                     packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
                     copied.mux_until(packet.dts * packet.time_base)
                     out.mux_one(packet)
-                    num_packets += 1
+                    num_packets[number] += 1
                 yield
             copied.mux_until(None)
-            facts.extradata = (stream.codec_context.extradata or b"").hex()
-            facts.file["codec"] = stream.codec_context.codec.canonical_name
+            facts.extradata = extradata_of([stream.codec_context for stream in streams])
+            facts.file["codec"] = streams[0].codec_context.codec.canonical_name
+            if job.ladder is not None:
+                facts.file["heights"] = [rung.height for rung in rungs]
+        if job.ladder is not None:
+            ladder.finish(Path(job.media_folder), languages)
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("encode", f"{job.container}: {error}") from None
     source.check_source()
-    yield from _verify(job.file, num_packets, picture, source.container, facts)
+    for number, rung in enumerate(rungs):
+        path = job.file if job.ladder is None else f"{job.media_folder}/{ladder.stream_file(number)}"
+        yield from _verify(path, num_packets[number], rung)
+    with av.open(job.file if job.ladder is None else f"{job.media_folder}/{ladder.stream_file(0)}") as written:
+        _say_what_is_lost(written, rungs[0], source.container, facts)
 
 
-def _verify(path: str, num_packets: int, picture: Picture, source: InputContainer, facts: Facts) -> Iterator[None]:
-    """Read the file that was written: it has to hold every frame. What else it does not hold is said."""
+def extradata_of(contexts: list[VideoCodecContext]) -> str:
+    """What the encoders say once for all packets, as hex digits."""
+    return ",".join((context.extradata or b"").hex() for context in contexts)
+
+
+def _options_of(job: EnhanceJob, source: Video, num_rungs: int) -> dict[str, str]:
+    if job.ladder is not None:
+        Path(job.media_folder).mkdir(exist_ok=True)
+        num_sounds = sum(stream.codec_context is not None for stream in source.container.streams.audio)
+        return ladder.options_of(job.ladder, num_rungs=num_rungs, num_sounds=num_sounds)
+    return {"movflags": "+faststart"} if job.container == "mp4" else {}
+
+
+def _stream_of(out: OutputContainer, job: EnhanceJob, picture: Picture, number: int, way: Pass | None) -> VideoStream:
+    """A stream for the pictures of one rung."""
+    rung = ladder.rungs_of(picture, job.ladder)[number]
+    stream = cast(VideoStream, out.add_stream(
+        job.encoding.encoder, rate=Fraction(*rung.rate), time_base=Fraction(*rung.time_base)
+    ))  # fmt: skip
+    encoding = encoding_of(job.encoding, picture, rung)
+    configure(stream.codec_context, encoding, rung, None if way is None else way.of_rung(number))
+    if stream.codec_context.codec.canonical_name == "hevc" and job.container in ("mp4", "cmaf"):
+        # With FFmpeg's own choice, hev1, Apple's players show nothing.
+        stream.codec_context.codec_tag = "hvc1"
+    if rung.display_matrix is not None:
+        stream.set_display_matrix(rung.display_matrix)
+    return stream
+
+
+def _verify(path: str, num_packets: int, picture: Picture) -> Iterator[None]:
+    """Read the pictures of the file that was written: it has to hold every frame."""
     with av.open(path) as written:
-        stream = written.streams.video[0]
         found = 0
-        for packet in written.demux(stream):
+        for packet in written.demux(written.streams.video[0]):
             found += packet.size > 0
             yield
         if found != num_packets:
-            raise VideoError("encode", f"{num_packets} frames were written, the file holds {found}")
-        aspect = Fraction(*picture.pixel_aspect) or 1
-        if (stream.sample_aspect_ratio or 1) != aspect:
-            facts.changes.append(f"pixels of {aspect} became square: this codec and container cannot hold that")
-        lost = {name for name in source.metadata if name.lower() not in _OF_THE_CONTAINER}
-        lost -= {name for name in lost for kept in written.metadata if kept.lower() == name.lower()}
-        if lost:
-            facts.changes.append(f"metadata left out: {', '.join(sorted(lost))}")
+            size = f"{picture.width}x{picture.height}"
+            raise VideoError("encode", f"{num_packets} frames of {size} were written, the file holds {found}")
+
+
+def _say_what_is_lost(written: InputContainer, picture: Picture, source: InputContainer, facts: Facts) -> None:
+    aspect = Fraction(*picture.pixel_aspect) or 1
+    if (written.streams.video[0].sample_aspect_ratio or 1) != aspect:
+        facts.changes.append(f"pixels of {aspect} became square: this codec and container cannot hold that")
+    lost = {name for name in source.metadata if name.lower() not in _OF_THE_CONTAINER}
+    lost -= {name for name in lost for kept in written.metadata if kept.lower() == name.lower()}
+    if lost:
+        facts.changes.append(f"metadata left out: {', '.join(sorted(lost))}")
 
 
 class _Copied:
@@ -131,8 +170,8 @@ class _Copied:
             stream.discard = Discard.default if stream.index in wanted else Discard.all
         out.metadata.update({n: v for n, v in source.metadata.items() if n.lower() not in _OF_THE_CONTAINER})
         if chapters := source.chapters():
-            if container == "webm":
-                self._changes.append(f"{len(chapters)} chapters left out: webm cannot hold them")
+            if container in ("webm", "cmaf"):
+                self._changes.append(f"{len(chapters)} chapters left out: {container} cannot hold them")
             else:
                 out.set_chapters([_earlier(chapter, shift) for chapter in chapters])
         self._packets = self._demuxed(source, [source.streams[index] for index in sorted(wanted)])
@@ -151,7 +190,8 @@ class _Copied:
         kind = "sound" if stream.type == "audio" else stream.type
         name = stream.codec_context.codec.canonical_name if stream.codec_context is not None else "unknown"
         what = f"{kind} of stream {stream.index} ({name})"
-        if stream.type in ("audio", "subtitle") and name in self._out.supported_codecs:
+        can_hold = name in _OF_LADDERS if container == "cmaf" else name in self._out.supported_codecs
+        if stream.type in ("audio", "subtitle") and can_hold:
             try:
                 copy = self._out.add_stream_from_template(stream)
             except (av.FFmpegError, ValueError) as error:
@@ -243,23 +283,24 @@ def _earlier(chapter: Any, shift: Fraction) -> Any:
 
 def write_packets(path: str, packets: Packets, facts: Facts) -> Iterator[None]:
     """Write the packets of one clip of several, in decoding order, as a stream of schema.PACKETS; yields at times."""
-    times: list[int] = []
+    times: dict[int, list[int]] = defaultdict(list)
     with pa.OSFile(path, "wb") as file, pa.ipc.new_stream(file, schema.PACKETS) as out:
         rows: list[dict[str, Any]] = []
         num_bytes = 0
-        for packet in packets:
-            if packet is not None:
+        for given in packets:
+            if given is not None:
+                rung, packet = given
                 assert packet.pts is not None
-                times.append(packet.pts)
-                rows.append({"pts": packet.pts, "duration": packet.duration or 0, "is_keyframe": packet.is_keyframe,
-                             "data": bytes(packet)})  # fmt: skip
+                times[rung].append(packet.pts)
+                rows.append({"rung": rung, "pts": packet.pts, "duration": packet.duration or 0,
+                             "is_keyframe": packet.is_keyframe, "data": bytes(packet)})  # fmt: skip
                 num_bytes += packet.size
             if num_bytes >= _BATCH_BYTES:
                 out.write_batch(pa.RecordBatch.from_pylist(rows, schema.PACKETS))
                 rows, num_bytes = [], 0
             yield
         out.write_batch(pa.RecordBatch.from_pylist(rows, schema.PACKETS))
-    facts.reorder_depth = reorder_depth(times)
+    facts.reorder_depth = max(map(reorder_depth, times.values()), default=0)
 
 
 def reorder_depth(times: list[int]) -> int:
@@ -272,34 +313,49 @@ def reorder_depth(times: list[int]) -> int:
 
 
 def joined_packets(job: JoinJob, depth: int) -> Packets:
-    """The packets of all clips, one after the other, with decoding times that rise over the joins too.
-
-    A packet's decoding time is the presentation time whose turn comes `depth` packets before it, as encoders have it.
-    """
-    waiting: list[int] = []
-    first: list[Packet[VideoStream]] = []
+    """The packets of all clips, one after the other, with decoding times that rise over the joins too."""
     ticks = _frame_ticks(job)
+    clocks: dict[int, _DecodingClock] = defaultdict(lambda: _DecodingClock(depth, ticks))
     for url in job.urls:
         with storage.open_read(url) as stream, pa.ipc.open_stream(stream) as batches:
             for batch in batches:
                 for row in batch.to_pylist():
-                    packet = _packet(row)
-                    heapq.heappush(waiting, row["pts"])
-                    if len(waiting) <= depth:
-                        first.append(packet)
-                        continue
-                    yield from _begin(first, waiting[0], ticks)
-                    first = []
-                    packet.dts = heapq.heappop(waiting)
-                    yield packet
-    yield from _begin(first, waiting[0] if waiting else 0, ticks)
+                    for packet in clocks[row["rung"]].push(_packet(row)):
+                        yield row["rung"], packet
+    for rung, clock in clocks.items():
+        for packet in clock.flush():
+            yield rung, packet
 
 
-def _begin(first: list[Packet[VideoStream]], earliest: int, ticks: int) -> Packets:
-    """The first packets, decoded before any frame is shown."""
-    for number, packet in enumerate(first):
-        packet.dts = earliest - (len(first) - number) * ticks
+class _DecodingClock:
+    """Gives packets of one encoder, which come in decoding order, their decoding times.
+
+    That is the presentation time whose turn comes `depth` packets before a packet's own, as encoders have it.
+    """
+
+    def __init__(self, depth: int, frame_ticks: int) -> None:
+        self._depth = depth
+        self._frame_ticks = frame_ticks
+        self._waiting: list[int] = []
+        self._first: list[Packet[VideoStream]] = []
+
+    def push(self, packet: Packet[VideoStream]) -> Iterator[Packet[VideoStream]]:
+        """Take the next packet; give those whose time is known."""
+        assert packet.pts is not None
+        heapq.heappush(self._waiting, packet.pts)
+        if len(self._waiting) <= self._depth:
+            self._first.append(packet)
+            return
+        yield from self.flush()
+        packet.dts = heapq.heappop(self._waiting)
         yield packet
+
+    def flush(self) -> Iterator[Packet[VideoStream]]:
+        """The first packets, decoded before any frame is shown."""
+        for number, packet in enumerate(self._first):
+            packet.dts = self._waiting[0] - (len(self._first) - number) * self._frame_ticks
+            yield packet
+        self._first = []
 
 
 def _packet(row: dict[str, Any]) -> Packet[VideoStream]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from vidbatch import schema, storage
 from vidbatch.decode import Clip
-from vidbatch.enhancing.types import Facts
+from vidbatch.enhancing.types import Facts, Trial, added_trials
 from vidbatch.errors import TRANSIENT_KINDS
 from vidbatch.sink import Done
 
@@ -178,7 +178,10 @@ class EnhancedVideos:
             "output_width": facts.picture.width,
             "output_height": facts.picture.height,
             "output_pixel_format": facts.picture.pixel_format,
+            "output_heights": facts.file.get("heights"),
             "output_size_bytes": facts.file["size_bytes"],
+            "output_crf": facts.crf_of_frames / facts.num_frames if facts.trials else None,
+            "rate_quality": _curve(facts.trials) if facts.trials else None,
             "output_duration_seconds": seconds,
             "output_frame_rate": facts.num_frames / seconds if seconds > 0 else None,
             "output_bit_rate": 8 * facts.file["size_bytes"] / seconds if seconds > 0 else None,
@@ -190,3 +193,12 @@ class EnhancedVideos:
             for name in ("sharpness_before", "sharpness_after", "noise_before", "noise_after"):
                 row[name] = getattr(facts, name) / number
         return row
+
+
+def _curve(trials: list[list[float]]) -> list[dict[str, float]]:
+    """Points of schema.RATE_QUALITY, of trials of all clips."""
+    return [
+        {"crf": trial.crf, "bit_rate": 8 * trial.size_bytes / trial.seconds, "xpsnr_db": trial.xpsnr_db}
+        for trial in added_trials([Trial(*values) for values in trials])
+        if trial.seconds > 0
+    ]

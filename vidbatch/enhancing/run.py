@@ -17,6 +17,7 @@ import pyarrow as pa
 from vidbatch import decode, publish, source, storage
 from vidbatch import watch as watching
 from vidbatch.decode import Clip
+from vidbatch.enhancing import curves
 from vidbatch.enhancing.config import OPENCV, EnhanceConfig, describe, enhance_digest
 from vidbatch.enhancing.rows import EnhancedVideos, Join
 from vidbatch.enhancing.types import Facts
@@ -82,6 +83,8 @@ def enhance(config: EnhanceConfig, progress: Progress | None = None) -> EnhanceR
         videos.flush()
         begun.note_work()
         publish.publish(config.output, begun.layout, videos.parts, publish.ENHANCED)
+        if config.target_xpsnr is not None:
+            curves.draw(config.output, config.target_xpsnr)
     return EnhanceResult(reading, record)
 
 

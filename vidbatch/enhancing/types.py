@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, NamedTuple
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from vidbatch.decoding.types import Bounds
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+Packets: TypeAlias = "Iterator[tuple[int, Packet[VideoStream]] | None]"
+"""Packets of encoders, each with the number of its rung; None: it goes on, but there is no packet yet."""
 
 
 class Network(NamedTuple):
@@ -68,6 +76,71 @@ class Encoding:
     """None: the source's, or the nearest that the encoder takes."""
     options: dict[str, str]
     threads: int
+    is_segmented: bool = False
+    """Whether keyframes are where segments of a ladder begin, and nowhere else."""
+    target_xpsnr_db: float | None = None
+    """Each clip has the crf that reaches it."""
+
+    def at(self, crf: float) -> Encoding:
+        """The same at a crf."""
+        return replace(self, crf=crf)
+
+
+class Crfs(NamedTuple):
+    """What an encoder allows, as far as it is of use, and what is tried to know how good each is."""
+
+    allowed: tuple[float, float]
+    tried: tuple[float, ...]
+
+
+CRFS: Final = {
+    "libx264": Crfs((8, 46), (18, 25, 32, 39)),
+    "libx265": Crfs((8, 46), (18, 25, 32, 39)),
+    "libvpx-vp9": Crfs((4, 62), (20, 32, 44, 56)),
+    "libsvtav1": Crfs((4, 62), (20, 32, 44, 56)),
+}
+"""Encoders that can be asked for a quality."""
+
+
+class Ladder(NamedTuple):
+    """The heights in pixels in which a video is written, and how long segments are."""
+
+    heights: tuple[int, ...]
+    segment_seconds: float
+
+
+MASTER: Final = "master.m3u8"
+"""What a player of HLS opens; written last, so that where it is, all is."""
+
+
+def in_writing_order(names: Iterable[str]) -> list[str]:
+    """The files of a ladder so that none stands before what it names."""
+    order = ("stream_", "media_", "manifest", "master")
+    return sorted(names, key=lambda name: (next(n for n, begin in enumerate(order) if name.startswith(begin)), name))
+
+
+class Trial(NamedTuple):
+    """What encoding some frames at one crf gave; sums, so that trials of parts and of clips can be added."""
+
+    crf: float
+    size_bytes: float
+    seconds: float
+    distortion: float
+    """10^(-XPSNR / 10), summed over frames."""
+    num_frames: float
+
+    @property
+    def xpsnr_db(self) -> float:
+        """Of the mean distortion."""
+        return -10 * math.log10(self.distortion / self.num_frames)
+
+
+def added_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """The sums of trials at the same crf, the least crf first."""
+    sums: dict[float, list[float]] = {}
+    for crf, *values in trials:
+        sums[crf] = [a + b for a, b in zip(sums.get(crf, [0.0] * len(values)), values, strict=True)]
+    return [Trial(crf, *sums[crf]) for crf in sorted(sums)]
 
 
 @dataclass(frozen=True)
@@ -78,13 +151,15 @@ class EnhanceJob:
     steps: tuple[Step, ...]
     encoding: Encoding
     container: str
-    """mp4 | mkv | webm."""
+    """mp4 | mkv | webm | cmaf."""
     folder: str
     """Where the child may write: the file, or the packets of one clip of several, under the names below."""
     bounds: Bounds = field(default_factory=Bounds)
     contact_sheet: bool = False
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
+    ladder: Ladder | None = None
+    """Of cmaf only."""
 
     @property
     def is_whole(self) -> bool:
@@ -93,8 +168,13 @@ class EnhanceJob:
 
     @property
     def file(self) -> str:
-        """Path of the finished video."""
-        return f"{self.folder}/video.{self.container}"
+        """Path of the finished video; of a ladder, that of its manifest, in a folder of its own."""
+        return f"{self.folder}/video.{self.container}" if self.ladder is None else f"{self.media_folder}/manifest.mpd"
+
+    @property
+    def media_folder(self) -> str:
+        """Where the files of a ladder are."""
+        return f"{self.folder}/ladder"
 
     @property
     def packets(self) -> str:
@@ -113,6 +193,12 @@ class JoinJob(EnhanceJob):
 
     urls: tuple[str, ...] = ()
     facts: tuple[Facts, ...] = ()
+
+    @classmethod
+    def of(cls, job: EnhanceJob, urls: Iterable[str], facts: Iterable[Facts]) -> JoinJob:
+        """What joins the clips that were made by such jobs."""
+        given = {name: getattr(job, name) for name in EnhanceJob.__dataclass_fields__}
+        return cls(**given, urls=tuple(urls), facts=tuple(facts))
 
 
 @dataclass(frozen=True)
@@ -162,7 +248,11 @@ class Facts:
     """When the first frame is shown and the last one ends, on the source's clock."""
     end_seconds: float | None = None
     extradata: str = ""
-    """What the encoder says once for all packets, as hex digits."""
+    """What the encoder says once for all packets, as hex digits; of a ladder, what each of them says."""
+    crf_of_frames: float = 0.0
+    """The crf found for a target, summed over frames."""
+    trials: list[list[float]] = field(default_factory=list)
+    """The fields of each Trial."""
     reorder_depth: int = 0
     """How many packets, at most, come between a frame's turn to be decoded and its turn to be shown."""
     changes: list[str] = field(default_factory=list)
@@ -203,5 +293,5 @@ class Facts:
 _SUMMED = (
     "num_frames_decoded", "num_frames", "num_interpolated", "num_measured", "error_power", "ssim", "sharpness_before",
     "sharpness_after", "noise_before", "noise_after", "decode_seconds", "enhance_seconds", "encode_seconds",
-    "write_seconds", "read_bytes",
+    "write_seconds", "read_bytes", "crf_of_frames", "trials",
 )  # fmt: skip

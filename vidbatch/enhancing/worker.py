@@ -23,7 +23,7 @@ from vidbatch import schema, storage
 from vidbatch.decode import Clip, bounds_of, isolated
 from vidbatch.decoding.isolation import IsolatedProcess, ProcessLost
 from vidbatch.enhancing.config import EnhanceConfig, enhance_digest
-from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob
+from vidbatch.enhancing.types import MASTER, EnhanceJob, Facts, JoinJob, in_writing_order
 from vidbatch.errors import VideoError
 
 MEDIA: Final = "media"
@@ -97,12 +97,8 @@ def join(config: EnhanceConfig, clips: list[Clip], facts: list[str]) -> str:
     process = isolated(config)
     try:
         with scratch_folder() as folder:
-            base = job_of(whole, config, folder)
-            job = JoinJob(
-                **{name: getattr(base, name) for name in EnhanceJob.__dataclass_fields__},
-                urls=tuple(clip_url(config, clip, "arrow") for clip, _ in having),
-                facts=tuple(parts),
-            )
+            urls = [clip_url(config, clip, "arrow") for clip, _ in having]
+            job = JoinJob.of(job_of(whole, config, folder), urls, parts)
             joined = run_isolated(process, "vidbatch.enhancing.clip:join_clips", job)
             store_file(config, job, joined, enhance_digest(config))
             return _to_json(joined)
@@ -129,14 +125,26 @@ def store_file(config: EnhanceConfig, job: EnhanceJob, facts: Facts, digest: str
         return
     began = time.perf_counter()
     name = name_of(job.clip, digest)
-    url = storage.join(config.output, MEDIA, f"{name}.{config.container}")
-    facts.file |= {"url": storage.normalise(url), "size_bytes": os.path.getsize(job.file)}
-    storage.put_file(url, job.file)
+    if job.ladder is None:
+        url, size_bytes = storage.join(config.output, MEDIA, f"{name}.{config.container}"), os.path.getsize(job.file)
+        storage.put_file(url, job.file)
+    else:
+        url, size_bytes = _store_ladder(storage.join(config.output, MEDIA, name), job.media_folder)
+    facts.file |= {"url": storage.normalise(url), "size_bytes": size_bytes}
     if os.path.exists(job.sheet):
         sheet = storage.join(config.output, SHEETS, f"{name}.jpg")
         storage.put_file(sheet, job.sheet)
         facts.file["sheet_url"] = storage.normalise(sheet)
     facts.write_seconds += time.perf_counter() - began
+
+
+def _store_ladder(place: str, folder: str) -> tuple[str, int]:
+    """Put all files of a ladder below a place, what names the others last; where players begin, and bytes in all."""
+    size_bytes = 0
+    for name in in_writing_order(os.listdir(folder)):
+        size_bytes += os.path.getsize(os.path.join(folder, name))
+        storage.put_file(storage.join(place, name), os.path.join(folder, name))
+    return storage.join(place, MASTER), size_bytes
 
 
 def name_of(clip: Clip, digest: str) -> str:
@@ -164,6 +172,7 @@ def job_of(clip: Clip, config: EnhanceConfig, folder: str, device: str = "cpu") 
         bounds=bounds_of(config),
         contact_sheet=config.contact_sheet,
         device=device,
+        ladder=config.ladder,
     )
 
 
@@ -182,10 +191,13 @@ def scratch_folder() -> Iterator[str]:
 
 
 def empty(folder: str) -> None:
-    """Remove all files of a folder."""
-    for name in os.listdir(folder):
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, name))
+    """Remove all that is in a folder."""
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(entry.path)
 
 
 def _is_alive(pid: int) -> bool:

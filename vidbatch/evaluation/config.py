@@ -24,7 +24,7 @@ class EvaluateConfig(RunSettings):
     train_share: float = Field(0.8, ge=0, le=1, description="Of the split; as for the seed.")
     validation_share: float = Field(0.1, ge=0, le=1, description="Of the split; as for the seed.")
     label_column: str = Field("label", min_length=1, description="Column (or key of the .json) that is the label.")
-    sampling: str | None = Field(None, description="As for label, for models of single frames.")
+    sampling: str | None = Field(None, description="As for label, for models of single frames, and of hf: for videos.")
     batch_size: int = Field(32, ge=1, le=4096, description="Frames the model sees at once.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
     charts: bool = Field(True, description="Draw the confusion matrix, the curves and the worst mistakes.")

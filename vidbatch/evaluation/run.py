@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     for library in ("sklearn", *(("matplotlib",) if config.charts else ())):
         if find_spec(library) is None:
             raise ConfigError(f"evaluate needs {library}: pip install 'vidbatch[evaluate]'")
-    reference = models.find_model(config.model)
+    reference = models.find_model(config.model, sampling=config.sampling)
     labels = reference.labels or models.load_spec(reference)[0].labels
     if len(labels) > MOST_CLASSES:
         raise ConfigError(f"model: {reference.name!r} has {len(labels)} classes; evaluate takes {MOST_CLASSES}")

@@ -60,6 +60,7 @@ _MAX_FOLDERS: Final = 100
 
 _TRIES: Final = 4
 _PAUSE_SECONDS: Final = 0.5
+_MORE_TYPES: Final = {".mpd": "application/dash+xml"}
 _WRITER: Final = "vidbatch-writer"
 """Object metadata that tells our own write from another's when the answer to it was lost."""
 
@@ -313,7 +314,9 @@ def write(url: str, data: bytes) -> None:
 def write_file(url: str, file: BinaryIO) -> None:
     """Replace the object by what a file holds, in parts that go up side by side. Raises OSError."""
     num_bytes, writer = os.fstat(file.fileno()).st_size, uuid4().hex
-    kind = {"ContentType": guess_type(split(url)[1])[0] or "application/octet-stream"}  # browsers go by it
+    kind = {
+        "ContentType": guess_type(split(url)[1])[0] or _MORE_TYPES.get(url[-4:], "application/octet-stream")
+    }  # browsers go by it
     if num_bytes <= _PART_BYTES:
         _put(url, file.read(), kind, writer=writer)
         return
