@@ -3,7 +3,8 @@
 A task that single frames cannot solve: static, pan, tilt and zoom in both directions, roll, shake. A virtual camera
 moves over frames of the real clips of tests/clips.py, other pictures' parts move through the view, noise is added, and
 x264 or VP9 encodes it at one of three qualities. Every pan, tilt and zoom is there a second time with its frames
-reversed and the opposite label. No picture is in two splits, and no film of the test in another.
+reversed and the opposite label. No picture is in two splits, and no film of the test in another. With `recorded` there
+is more of what recordings have: unsteady hands, slow zooms, large things that move, titles and bars of black.
 
     python benchmarks/camera_motion.py --seed 0        prints the folder; made once, then kept below .cache/benchmarks
     manifest.csv: url,label,split,quality,codec,source,reversed_of
@@ -33,7 +34,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from camera_paths import LABELS, OPPOSITE, corners_of, path_of
 from camera_paths import Path as CameraPath
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vidbatch.decode import read_frames
 from vidbatch.schema import FrameSpec
@@ -84,6 +85,10 @@ FILMS: Final = (
 """Validation has other scenes of one film that is trained on, 20 s apart; test shares no film with the others."""
 LEAST_DETAIL: Final = 2.0
 """Mean difference of neighbouring pixels, of 255 levels, below which a picture (black, a title) shows no motion."""
+TITLES: Final = 0.12
+BARRED: Final = 0.2
+LARGEST: Final = 0.6
+"""Of recordings: shares of titles and of clips between black bars; side of the largest thing that moves, in views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,7 @@ class Settings:
     fps: int = 12
     height: int = 96
     width: int = 128
+    recorded: bool = False
     films: tuple[Film, ...] = field(default=FILMS, repr=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +115,7 @@ class Settings:
         """Of the folder: everything the clips depend on."""
         counts = "x".join(str(getattr(self, split)) for split in SPLITS)
         size = f"{self.width}x{self.height}_{self.num_frames}f{self.fps}"
-        return f"camera_motion_v{VERSION}_seed{self.seed}_{counts}_{size}"
+        return f"camera_motion_v{VERSION}_seed{self.seed}_{counts}_{size}{'_recorded' if self.recorded else ''}"
 
 
 class Pictures(NamedTuple):
@@ -188,10 +194,12 @@ def render(pictures: Pictures, label: str, rng: np.random.Generator, settings: S
     """Frames uint8 (T, height, width, 3) of a camera that moves over one of the pictures, and that picture's source."""
     number = _choose(pictures, rng)
     world = Image.fromarray(pictures.pixels[number])
+    if settings.recorded and rng.random() < TITLES:
+        world = _title(world.size, rng)
     if rng.random() < 0.5:
         world = world.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     aspect = settings.width / settings.height
-    path = path_of(label, settings.num_frames, rng, aspect=aspect)
+    path = path_of(label, settings.num_frames, rng, aspect=aspect, recorded=settings.recorded)
     view, centre = _place(path, world.size, aspect, rng)
     objects = [_moving_object(pictures, view, centre, world.size, settings, rng) for _ in range(rng.integers(0, 3))]
     frames = []
@@ -200,7 +208,23 @@ def render(pictures: Pictures, label: str, rng: np.random.Generator, settings: S
         for sprite, mask, places in objects:
             scene.paste(sprite, tuple(places[index]), mask)
         frames.append(_look(scene, path, index, view, centre, settings))
-    return _filmed(np.stack(frames), rng), pictures.sources[number]
+    filmed = _filmed(np.stack(frames), rng)
+    if settings.recorded and rng.random() < BARRED:
+        bar = int(settings.height * rng.uniform(0.06, 0.17))
+        filmed[:, :bar] = filmed[:, -bar:] = 0
+    return filmed, pictures.sources[number]
+
+
+def _title(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Some lines of writing on plain ground, light on dark or dark on light, which the view may miss."""
+    ground, ink = (tuple(rng.integers(*shades, 3).tolist()) for shades in ((0, 90), (150, 256)))
+    title = Image.new("RGB", size, ground)
+    pen = ImageDraw.Draw(title)
+    for _ in range(rng.integers(3, 12)):
+        words = "".join(chr(letter) for letter in rng.integers(65, 91, rng.integers(3, 16)))
+        place = (rng.random(2) * size * [0.8, 0.95]).tolist()
+        pen.text(place, words, fill=ink, font=ImageFont.load_default(int(rng.integers(10, 40))))
+    return title if rng.random() < 0.7 else ImageOps.invert(title)
 
 
 def _choose(pictures: Pictures, rng: np.random.Generator) -> int:
@@ -250,7 +274,8 @@ def _moving_object(
 ) -> tuple[Image.Image, Image.Image, npt.NDArray[np.int64]]:
     """A round piece of another picture, its mask, and its corner in each frame: it goes a way of its own."""
     other = Image.fromarray(pictures.pixels[_choose(pictures, rng)])
-    columns, rows = (int(view * rng.uniform(0.08, 0.25)) for _ in range(2))
+    largest = LARGEST if settings.recorded and rng.random() < 0.4 else 0.25
+    columns, rows = (min(int(view * rng.uniform(0.08, largest)), side - 1) for side in size)
     left, top = int(rng.integers(size[0] - columns)), int(rng.integers(size[1] - rows))
     sprite = other.crop((left, top, left + columns, top + rows))
     across, down = np.meshgrid(np.linspace(-1, 1, columns), np.linspace(-1, 1, rows))

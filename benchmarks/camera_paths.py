@@ -38,6 +38,10 @@ DRIFT: Final = 0.1
 """A hand is not a tripod head: how much of a motion may go across it."""
 TREMOR: Final = 0.003
 """Greatest amplitude of the tremor that half of all clips have, in view widths: 0.4 of 128 pixels."""
+HELD: Final = 0.1
+"""Of recordings from the hand: greatest amplitude of the tremor, as a share of how far the motion moves the picture."""
+SLOW_ZOOM: Final = 1.06
+"""Least factor of the zooms of recordings."""
 
 
 class Path(NamedTuple):
@@ -53,10 +57,12 @@ class Path(NamedTuple):
     """Size of the motion in the unit of its range above, 0 for static."""
 
 
-def path_of(label: str, num_frames: int, rng: np.random.Generator, *, aspect: float = 4 / 3) -> Path:
+def path_of(
+    label: str, num_frames: int, rng: np.random.Generator, *, aspect: float = 4 / 3, recorded: bool = False
+) -> Path:
     """A path of one of LABELS, with random size, speed and easing, a little drift and, in half of all, some tremor.
 
-    Args: `aspect` is the view's width by its height.
+    Args: `aspect` is the view's width by its height; `recorded` makes zooms slower and hands less steady.
     """
     easing = EASINGS[rng.integers(len(EASINGS))]
     way = eased(np.linspace(0, 1, num_frames), easing)
@@ -72,7 +78,7 @@ def path_of(label: str, num_frames: int, rng: np.random.Generator, *, aspect: fl
         y, x = amount / aspect * way, across * amount / aspect * way
         y = -y if label == "tilt_up" else y
     elif label.startswith("zoom"):
-        amount = _between(ZOOM, rng)
+        amount = _between((SLOW_ZOOM, ZOOM[1]) if recorded else ZOOM, rng)
         size = amount ** (-way if label == "zoom_in" else way)  # each frame by the same factor
         x, y = 0.3 * across * way, 0.3 * rng.uniform(-DRIFT, DRIFT) * way
     elif label == "roll":
@@ -87,6 +93,10 @@ def path_of(label: str, num_frames: int, rng: np.random.Generator, *, aspect: fl
         raise ValueError(f"{label!r} is none of {', '.join(LABELS)}")
     if rng.random() < 0.5:
         tremor = rng.uniform(0, TREMOR)
+        x, y = (place + tremor * _trembling(num_frames, rng, 1, 5) for place in (x, y))
+    if recorded and label not in ("static", "shake") and rng.random() < 0.75:
+        far = amount / aspect if label.startswith("tilt") else amount - label.startswith("zoom")
+        tremor = rng.uniform(0, HELD) * (far if label.startswith(("pan", "tilt")) else far / 2)  # of a view's half
         x, y = (place + tremor * _trembling(num_frames, rng, 1, 5) for place in (x, y))
     return Path(x, y, size, angle, easing, amount)
 

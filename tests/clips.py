@@ -6,7 +6,7 @@ every machine tests on the same bytes. CLIPS.md states the licences, clips.json 
 
     python tests/clips.py demo --to DIR        link the demo's clips into DIR, fetching what is missing
                                                (--skip-missing: go on with those that can be had)
-    python tests/clips.py all                  fetch everything (about 275 MB of packages, 150 MB kept)
+    python tests/clips.py all                  fetch everything (about 295 MB of packages, 155 MB kept)
     python tests/clips.py all --probe FILE     rewrite the ffprobe truth (tests/clips.json)
 """
 
@@ -65,6 +65,8 @@ ISCC = Package("iscc-samples", "0.6.0", "sdist", "iscc_samples/files/video")
 MOVIEPY = Package("moviepy", "2.2.1", "sdist", "docs/_static/medias/getting_started/moviepy_10_minutes")
 OPENCV_DOC = Package("opencv-doc", None, "deb", "usr/share/doc/opencv-doc/examples/data")
 LIBOPENSHOT = Package("libopenshot", None, "deb-src", "examples")
+TORCHVISION = Package("pytorch-vision", None, "deb-src", "test/assets/videos")
+TORCHVISION_GALLERY = TORCHVISION._replace(folder="gallery/assets")
 
 # fmt: off
 # ruff: noqa: E501 (one clip a line, with its whole SHA-256)
@@ -105,6 +107,13 @@ CLIPS: dict[str, Clip] = {
     "motorway.mp4": Clip(LIBOPENSHOT, "test_video.mp4", "9f216dfbcc6d9b6e67079f565ad6aa6a07eed56263483ffffa78b4481554f781"),
     "runners.mp4": Clip(LIBOPENSHOT, "run.mp4", "149e307ce4ccc9a448f26f358d4623e9d10b44460cd6a3588b03fce68b27953e"),
     "handheld.avi": Clip(LIBOPENSHOT, "test.avi", "699c7e7d349ab18b431a7e706cc8a1b9a17d1286597a79de2b4e2f8228df1871"),
+    "segway_square.mp4": Clip(TORCHVISION, "R6llTwEh07w.mp4", "dba2d9134b7614ddfbafae088bc54d4f1cd1eea528914ba4b5143e69cae6db1b"),
+    "segway_crowd.mp4": Clip(TORCHVISION, "WUzgd7C1pWA.mp4", "e6051b507d489e55cd8076c3c5fbeac5a33569ab0c2f8b8a0d8325ee2490f823"),
+    "segway_shop.mp4": Clip(TORCHVISION, "SOX5yA1l24A.mp4", "d2dc17d708b367ddec88e7cbf8d432a2aab47c886df931db21b27fba90e1926f"),
+    "cartwheel.avi": Clip(TORCHVISION, "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi", "a72e13832c21410af90e6ba2246da9427f463fd13588db9be32a12a2275b8f36"),
+    "policeman.avi": Clip(TORCHVISION, "SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi", "d689e38790330971024d78de01d072952c38501610270699966b3b5c4d894353"),
+    "football.avi": Clip(TORCHVISION, "v_SoccerJuggling_g24_c01.avi", "8c3fe073243fbf43553196b27016e66006e69e1fcc68cd926affdc083152ba46"),
+    "basketball.mp4": Clip(TORCHVISION_GALLERY, "basketball.mp4", "f23724a4370f06662665474d39596532d5b46300d4406fadbdbbb4ce61026b48"),
 }
 # fmt: on
 
@@ -254,7 +263,7 @@ def _download(package: Package, folder: Path) -> Path:
     else:
         apt = _apt_get(folder)
         _run([*apt, "update"], package, folder)
-        verb = ["download"] if package.kind == "deb" else ["source", "--download-only"]
+        verb = ["download"] if package.kind == "deb" else ["source", "--download-only", "--tar-only"]
         _run([*apt, *verb, package.name], package, folder)
     patterns = {
         "wheel": "*.whl", "sdist": "*.tar.gz", "npm": "*.tgz", "deb": "*.deb", "deb-src": "*.orig.tar.*",

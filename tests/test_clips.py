@@ -29,7 +29,7 @@ def run_script(*arguments: str, cache: Path, **environment: str) -> subprocess.C
 @pytest.mark.parametrize("name", sorted(set(CLIPS) - {DAMAGED, TOO_LONG_TO_DECODE_HERE}))
 def test_a_clip_decodes_to_what_ffprobe_counted(clips: LazyClips, name: str) -> None:
     expected = TRUTH[name]
-    with av.open(str(clips[name])) as container:
+    with av.open(str(clips[name]), metadata_errors="replace") as container:  # cartwheel.avi's is in another encoding
         stream = container.streams.video[0]
         frames = [(frame.time, frame.key_frame) for frame in container.decode(stream)]
         assert (stream.codec.canonical_name, stream.width, stream.height) == (

@@ -87,6 +87,7 @@ MAY_IMPORT = {
     "onnxruntime": {"models"},
     "cv2": {"restoring", "enhancing"},
     "sklearn": {"evaluation"},
+    "mlflow": {"training"},
     "matplotlib": {"evaluation", "enhancing"},
     "s3fs": {"storage"},
     "botocore": {"storage"},

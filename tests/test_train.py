@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from vidbatch.decoding.window_clips import decode_windows
 from vidbatch.errors import ConfigError, TrainingDiverged
 from vidbatch.models import find_model, load_spec
 from vidbatch.testing import make_shard
-from vidbatch.training.classifying import bundle_config, make_network
+from vidbatch.training.classifying import Losses, bundle_config, make_network
 from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.loader import Cache, Loader, Wanted
 from vidbatch.training.loop import FIRST_SCALE, Loop
@@ -235,6 +236,21 @@ def test_a_number_is_learnt_and_told_in_its_own_unit(tmp_path: Path) -> None:
     assert errors.mean() == pytest.approx(loop.epochs[-1]["validation_mean_error"], rel=1e-3)
 
 
+def test_the_absolute_error_is_trained_in_place_of_the_squared_one_if_wanted(tmp_path: Path) -> None:
+    config_of = {"task": "regression", "label_column": "levels"}
+    outputs = torch.tensor([[0.0], [1.0], [3.0]])
+    truth = torch.tensor([0.0, 0.0, 0.0])
+    manifest = make_speeds(tmp_path / "videos", num_videos=2)
+    manifest.write_text(manifest.read_text().replace("validation", "train"))
+    for loss, expected in (("mse", [0.0, 1.0, 9.0]), ("l1", [0.0, 1.0, 3.0])):
+        run = config(manifest, tmp_path / "output", **ALL_TRAIN, **config_of, loss=loss)
+        losses = Losses(run, prepared(run), torch.device("cpu"))
+        assert losses.to_train(outputs, truth).tolist() == losses.to_judge(outputs, truth).tolist() == expected
+    data = make_speeds(tmp_path / "many")
+    loop = trained(speeds(data, tmp_path / "output").model_copy(update={"loss": "l1"}))
+    assert loop.epochs[-1]["validation_loss"] < loop.epochs[0]["validation_loss"] / 2
+
+
 def test_a_label_that_is_no_number_is_a_sentence(tmp_path: Path) -> None:
     manifest = make_speeds(tmp_path / "videos", num_videos=2)
     manifest.write_text(manifest.read_text().replace("8.000", "fast"))
@@ -357,8 +373,11 @@ def test_weights_that_there_are_not_are_one_sentence(tmp_path: Path, changes: di
 # --- what training sees ---------------------------------------------------------------------------------------------
 
 
-def test_training_sees_the_very_frames_that_labelling_sees(archive: Path, output: Path) -> None:
-    run = config(archive, output, cache_gb=0)
+@pytest.mark.parametrize("changes", [{}, {"every": 1}, {"every": 3, "num_frames": 4}, {"fps": 3.0}])
+def test_training_sees_the_very_frames_that_labelling_sees(
+    archive: Path, output: Path, changes: dict[str, Any]
+) -> None:
+    run = config(archive, output, cache_gb=0, **changes)
     data = prepared(run)
     windows = data.validation
     loader = Loader(run)
@@ -522,6 +541,10 @@ def test_a_class_of_which_nothing_can_be_read_is_one_sentence(archive: Path, tmp
         ({"frame_size": "4x4"}, "height and width are from 8 to 4096 pixels"),
         ({"slice_size": 1, "augment": {"mixup_alpha": 1}}, "slice_size: 1 is odd, but mixup goes by pairs"),
         ({"train_share": 0.9, "validation_share": 0.2}, "train_share and validation_share are 1.1"),
+        ({"every": 2, "fps": 8.0}, "every: 2 is not allowed with fps: give either"),
+        ({"every": 0}, "every: 0 is not allowed"),
+        ({"loss": "l1"}, "loss: 'l1' is not allowed with task classes, of which it is cross-entropy"),
+        ({"loss": "l2", "task": "regression"}, "loss: 'l2' is not allowed"),
         ({"epoch": 3}, "epoch: no such setting; allowed: inputs, output, train_share"),
         ({"augment": {"hue": 3}}, "augment.hue: 3 is not allowed: input should be less than or equal to 0.5"),
         ({"augment": {"hew": 3}}, "augment.hew: 3 is not allowed"),
@@ -671,11 +694,21 @@ def test_a_compiled_network_has_the_losses_of_one_that_is_not(archive: Path, out
 @pytest.mark.long
 @pytest.mark.parametrize(("stop", "where"), [(signal.SIGINT, "disk"), (signal.SIGKILL, "s3")])
 def test_a_stopped_command_goes_on_where_it_was(
-    archive: Path, tmp_path: Path, moto_s3: MotoServer, stop: signal.Signals, where: str
+    archive: Path,
+    tmp_path: Path,
+    moto_s3: MotoServer,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: signal.Signals,
+    where: str,
 ) -> None:
-    """Ctrl-C, or the kill of the driver with its whole local Ray: the same command again ends with the same curve."""
+    """Ctrl-C, or the kill of the driver with its whole local Ray: the same command again ends with the same curve, and
+    MLflow has one run with every step once.
+    """
     output = f"{moto_s3()}/output" if where == "s3" else str(tmp_path / "output")
     given = settings(archive, tmp_path / "output", epochs=4, checkpoint_steps=3, cpus_per_worker=1) | {"output": output}
+    if find_spec("mlflow") is not None:
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        given["mlflow_uri"] = f"file://{tmp_path / 'mlruns'}"
     (tmp_path / "train.yaml").write_text(json.dumps(given))  # JSON is YAML, too
     command = [*VIDBATCH, "train", "--config", str(tmp_path / "train.yaml")]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
@@ -693,3 +726,14 @@ def test_a_stopped_command_goes_on_where_it_was(
     assert again.returncode == 0, again.stderr
     assert "vidbatch: finished, 4 epochs" in again.stdout
     assert steps_of(output) == curve(trained(config(archive, tmp_path / "output", epochs=4)).steps)
+    if "mlflow_uri" in given:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=given["mlflow_uri"])
+        experiment = client.get_experiment_by_name("vidbatch")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.info.status == "FINISHED"
+        told = client.get_metric_history(run.info.run_id, "steps/loss")
+        assert [(metric.step, metric.value) for metric in told] == [
+            (row["step"], row["loss"]) for row in steps_of(output)
+        ]

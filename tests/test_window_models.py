@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vidbatch.windows import Extent, Labelled, WindowSpec, make_windows, window_
 
 FRAME = FrameSpec(96, 128)
 WINDOWS = WindowSpec(num_frames=4, fps=5.0)
+BY_NUMBER = WindowSpec(num_frames=4, every=2)
 INPUTS = InputSpec(channels=("rgb", "signed_difference"), features=("energy",))
 CONFIG = LabelConfig(inputs=("x",), output="y")
 
@@ -103,16 +105,51 @@ def test_times_begin_at_the_first_frame_whatever_its_time(tmp_path: Path) -> Non
     assert [frame_numbers(window)[0] for window in decoded(tmp_path / "late.mp4")] == [1, 11, 21]
 
 
-def test_given_positions_show_the_same_frames_as_found_ones(video: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_frames": 40},
+        {"num_frames": 40, "fps": 7, "b_frames": 2},
+        {"num_frames": 40, "pts": [3 * n + (n > 10) * 100 for n in range(40)], "time_base": Fraction(1, 30)},
+        {"num_frames": 40, "start_ticks": 45},
+        {"num_frames": 40, "codec": "mpeg4", "container": "avi"},
+        {"num_frames": 40, "codec": "libvpx", "container": "webm"},
+        {"num_frames": 40, "container": "mpegts", "b_frames": 2},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_windows_of_every_second_frame_go_by_frames_whatever_their_times(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    # 40 frames hold 5 windows of 4 steps of 2: slots of 8, which a window fills
+    path = tmp_path / f"a.{settings.get('container', 'mp4')}"
+    make_video(path, **settings)
+    found = decoded(path, BY_NUMBER)
+    assert [frame_numbers(window) for window in found] == [[n, n + 2, n + 4, n + 6] for n in range(0, 40, 8)]
+    ((facts, _),) = facts_of(window_job(clip_of(path), CONFIG, FRAME, BY_NUMBER))
+    assert facts["num_frames"] == 40
+    assert facts["frame_rate"] == pytest.approx(40 / facts["duration_seconds"])
+
+
+def test_a_video_shorter_than_a_window_of_frames_is_padded_or_dropped(tmp_path: Path) -> None:
+    make_video(tmp_path / "short.mp4", num_frames=5)
+    (window,) = decoded(tmp_path / "short.mp4", BY_NUMBER)
+    assert frame_numbers(window) == [0, 2, 4, 4]
+    assert window["num_real"] == 3
+    assert len(decoded(tmp_path / "short.mp4", BY_NUMBER.model_copy(update={"short": "drop"}))) == 0
+
+
+@pytest.mark.parametrize(("spec", "extent"), [(WINDOWS, Extent(0.0, 3.0)), (BY_NUMBER, Extent(0.0, 30.0))])
+def test_given_positions_show_the_same_frames_as_found_ones(video: Path, spec: WindowSpec, extent: Extent) -> None:
     """What training asks for (positions of windows it knows) and what labelling finds by itself: bit for bit."""
-    windows = make_windows([Labelled(url="x", label="a")], [Extent(0.0, 3.0)], WINDOWS)
-    job = window_job(clip_of(video), CONFIG, FRAME, WINDOWS)
+    windows = make_windows([Labelled(url="x", label="a")], [extent], spec)
+    job = window_job(clip_of(video), CONFIG, FRAME, spec)
     process = IsolatedProcess(timeout_seconds=60, memory_bytes=2**30)
     asked = type(job)(**{**vars(job), "positions": windows.centred().tolist(), "num_real": windows.num_real.tolist()})
     dtype = window_dtype(4, FRAME.height, FRAME.width)
     given = [np.frombuffer(pixels, dtype) for _, pixels in process.call(WINDOWS_FUNCTION, asked) if pixels]
     process.close()
-    assert np.concatenate(given).tobytes() == decoded(video).tobytes()
+    assert np.concatenate(given).tobytes() == decoded(video, spec).tobytes()
 
 
 def test_a_damaged_video_gives_the_windows_before_the_damage(tmp_path: Path) -> None:
@@ -186,11 +223,6 @@ def test_a_wrong_bundle_of_windows_is_one_sentence(tmp_path: Path, change: dict[
         find_model(model)
 
 
-def test_windows_by_frame_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="give fps"):
-        WindowModel(network=VideoSpec.of("small+gru"), windows=WindowSpec(num_frames=4, every=2))
-
-
 def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     model = bundle(tmp_path)
     other = build_video_network(VideoSpec.of("small+mean", width=16), INPUTS, FRAME, num_frames=4, num_classes=3)
@@ -216,7 +248,7 @@ def test_a_last_layer_of_another_shape_is_refused_in_a_sentence(tmp_path: Path, 
 def test_settings_that_a_model_of_windows_decides_by_itself_are_refused(tmp_path: Path, video: Path) -> None:
     model = bundle(tmp_path / "model")
     for setting in ({"sampling": "fps=2"}, {"hand_over": "yuv420"}):
-        with pytest.raises(ConfigError, match="looks at windows of 4 frames, 5 a second"):
+        with pytest.raises(ConfigError, match="looks at windows of 4 frames, fps=5"):
             vidbatch.label(video, output=tmp_path / "out", model=model, **setting)
 
 
@@ -228,7 +260,8 @@ def test_label_publishes_a_row_a_window(tmp_path: Path) -> None:
         make_video(archive / f"{number}.mp4", num_frames=num_frames, fps=10, gop=20, video_number=number)
     (archive / "bad.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(1000))
     settings: dict[str, Any] = {"embedding": True, "max_failed_share": 0.5, "long_video_mb": 0, "clip_seconds": 1}
-    result = vidbatch.label(archive, output=tmp_path / "out", model=bundle(tmp_path / "model"), **settings)
+    model = bundle(tmp_path / "model")
+    result = vidbatch.label(archive, output=tmp_path / "out", model=model, **settings)
     videos = {row["url"][-5:]: row for row in result.videos.to_arrow().to_pylist()}
     assert [videos[f"{name}.mp4"]["num_frames_sampled"] for name in (0, 1, 2)] == [3, 1, 12]
     assert videos["d.mp4"]["status"] == "failed"
@@ -239,3 +272,9 @@ def test_label_publishes_a_row_a_window(tmp_path: Path) -> None:
     for label, score in scores.items():
         of_windows = [next(e["score"] for e in row["top_k"] if e["label"] == label) for row in rows]
         assert score == pytest.approx(np.mean(of_windows), abs=1e-5)
+    by_number = bundle(tmp_path / "by_number", windows=BY_NUMBER)
+    result = vidbatch.label(archive, output=tmp_path / "out_by_number", model=by_number, **settings)
+    videos = {row["url"][-5:]: row for row in result.videos.to_arrow().to_pylist()}
+    assert [videos[f"{name}.mp4"]["num_frames_sampled"] for name in (0, 1, 2)] == [3, 1, 12]
+    rows = [row for row in result.frames.to_arrow().to_pylist() if row["url"].endswith("0.mp4")]
+    assert [round(row["pts_seconds"], 3) for row in rows] == [0.1, 1.1, 2.1]

@@ -62,13 +62,6 @@ class Windowed(BaseModel):
     target: TargetSpec | None = None
     """None: the model tells classes."""
 
-    @field_validator("windows")
-    @classmethod
-    def _goes_by_time(cls, value: WindowSpec) -> WindowSpec:
-        if value.fps is None:
-            raise ValueError("windows of every N-th frame cannot be served yet: give fps")
-        return value
-
 
 class WindowModel(Windowed):
     """What looks at windows, and how: training and labelling do the same with it."""

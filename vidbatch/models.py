@@ -188,7 +188,7 @@ def model_for(config: LabelConfig) -> ModelRef:
     if ref.video is None:
         return ref
     windows = ref.video.windows
-    how = f"{ref.name!r} looks at windows of {windows.num_frames} frames, {windows.fps:g} a second"
+    how = f"{ref.name!r} looks at windows of {windows.num_frames} frames, {windows.sampling}"
     if sampling is not None and not config.model.startswith("hf:"):
         raise ConfigError(f"sampling: {config.sampling!r} is not allowed: {how}; leave it out")
     if config.hand_over != "rgb":

@@ -51,7 +51,7 @@ class Plan:
 def make_plan(config: LabelConfig) -> Plan:
     """List the archive, subtract what is done, estimate the rest. Raises ConfigError as `label` would."""
     reference = models.model_for(config)
-    how = config.sampling if reference.video is None else f"fps={reference.video.windows.fps:g}"
+    how = config.sampling if reference.video is None else reference.video.windows.sampling
     digest = publish.config_digest(config, reference.digest)
     layout = publish.read_layout(config) or publish.Layout(config.buckets, config.partition_by)
     done = source.DoneVideos(publish.Published(config.output, layout).done(digest, retry_failed=config.retry_failed))

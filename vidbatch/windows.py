@@ -92,6 +92,11 @@ class WindowSpec(BaseModel):
         return self
 
     @property
+    def sampling(self) -> str:
+        """What `label` would call it: how often frames are looked at."""
+        return f"fps={self.fps:g}" if self.fps is not None else f"every={self.every}"
+
+    @property
     def step(self) -> float:
         """Distance of a window's frames: seconds (`fps`) or frames (`every`)."""
         return 1 / self.fps if self.fps is not None else float(self.every or 1)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from vidbatch.decoding.container import Video
 from vidbatch.decoding.entries import Entries
 from vidbatch.errors import VideoError
+
+_ONE_FRAME_A_PACKET: Final = frozenset(
+    {"h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd", "ffv1", "theora"}
+)
+"""Codecs whose shown frames can be counted by their packets. VP8 has packets that show nothing, MPEG-4 in AVI too."""
 
 
 class PacketTime(NamedTuple):
@@ -34,6 +39,33 @@ def packet_times(video: Video) -> Iterator[PacketTime]:
     except VideoError as error:
         if error.kind not in ("corrupt", "truncated"):
             raise
+
+
+def counts_by_packets(video: Video) -> bool:
+    """Whether each packet is a frame."""
+    progressive = video.context.field_order in (0, 1)  # the two fields of a frame can be two packets
+    return progressive and video.context.codec.canonical_name in _ONE_FRAME_A_PACKET
+
+
+def frame_ticks(video: Video, *, first_tick: int) -> list[int] | None:
+    """When each frame is shown, in order, from all packets; None where they do not tell. Leaves the video at its end.
+
+    Args: `first_tick` is when the first frame that can be decoded is shown.
+    """
+    if not counts_by_packets(video):
+        return None
+    video.reopen()
+    ticks: list[int] = []
+    latest_entry = first_tick
+    for time in packet_times(video):
+        if time.pts is None or (time.is_entry and ticks and time.pts < latest_entry):
+            return None  # no time, or a clock that starts anew
+        if time.is_entry:
+            latest_entry = max(latest_entry, time.pts)
+        if time.pts >= first_tick:
+            ticks.append(time.pts)
+    ticks.sort()
+    return ticks if len(set(ticks)) == len(ticks) else None  # frames of equal times cannot be told apart by them
 
 
 def end_of_last_frame(video: Video, *, decoding_delay: int) -> int:

@@ -17,18 +17,13 @@ from typing import Any, Final
 
 from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.log import Log
-from vidbatch.decoding.measure import end_of_last_frame, packet_times
+from vidbatch.decoding.measure import counts_by_packets, end_of_last_frame, packet_times
 from vidbatch.decoding.reading import FirstFrame, FrameReader
 from vidbatch.decoding.types import Job
 from vidbatch.sampling import Grid, Sampling, even_ticks, parse_sampling, seconds_of, tick_of
 
 _WORTH_CUTTING: Final = 1.5
 """Videos up to this many clip lengths stay whole."""
-
-_ONE_FRAME_A_PACKET: Final = frozenset(
-    {"h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mjpeg", "prores", "dnxhd", "ffv1", "theora"}
-)
-"""Codecs whose shown frames can be counted by their packets. VP8 has packets that show nothing, MPEG-4 in AVI too."""
 
 _PACKETS_A_REPORT: Final = 10_000
 
@@ -76,7 +71,7 @@ class _Plan:
     def find(self) -> Iterator[None]:
         """Look for the cuts; yields now and then."""
         counts = self._sampling.kind == "every"
-        if counts and not self._counts_by_packets():
+        if counts and not counts_by_packets(self._video):
             return
         if not counts and self._video.is_indexed and self._video.header["duration_seconds"]:
             yield from self._find_by_seeking()
@@ -91,10 +86,6 @@ class _Plan:
         bounds = [None, *self._cuts, None]
         clips = [self._clip(start, end, wanted) for start, end in pairwise(bounds)]
         return [clip for clip in clips if clip["times"] != []]
-
-    def _counts_by_packets(self) -> bool:
-        progressive = self._video.context.field_order in (0, 1)  # the two fields of a frame can be two packets
-        return progressive and self._video.context.codec.canonical_name in _ONE_FRAME_A_PACKET
 
     def _find_by_seeking(self) -> Iterator[None]:
         tick = self._first + self._clip_ticks

@@ -51,6 +51,6 @@ class WindowJob(Job):
 
     windows: WindowSpec
     positions: list[list[float]] | None = None
-    """Seconds of each frame of each window, windows in order; None: of all windows of the video, in their middles."""
+    """Seconds (or numbers) of each frame of each window, windows in order; None: all of the video, in their middles."""
     num_real: list[int] | None = None
     """How many frames of each window are no padding; given with `positions`."""

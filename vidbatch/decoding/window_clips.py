@@ -1,15 +1,17 @@
 """A video goes in; its windows come out, each as T frames of one size that lie together: for training and labelling.
 
 Runs in the decoder's child process. A position of a window is a time; what is shown then is its frame, so that
-neighbouring positions of a slow video share one. Only the frames that some position shows are decoded, in one pass.
-At most one chunk of windows is held. Where the data is damaged the windows before it are given.
+neighbouring positions of a slow video share one. In windows of every N-th frame it is the number of a frame, whose time
+is found by counting packets from the beginning. Only the frames that some position shows are decoded, in one pass. At
+most one chunk of windows is held. Where the data is damaged the windows before it are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +20,15 @@ from av.video.frame import VideoFrame
 from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.frames import CHUNK_BYTES, ClipSample, Cost, Record, frame_of
 from vidbatch.decoding.log import Log
-from vidbatch.decoding.measure import end_of_last_frame
+from vidbatch.decoding.measure import end_of_last_frame, frame_ticks
 from vidbatch.decoding.pictures import PictureMaker, Pixels
 from vidbatch.decoding.reading import FrameReader
 from vidbatch.decoding.types import TargetSize, WindowJob
 from vidbatch.errors import VideoError
 from vidbatch.sampling import seconds_of, tick_of
-from vidbatch.windows import Floats, Ints, Labelled, WindowSpec, extent_of, make_windows, window_dtype
+from vidbatch.windows import Ints, Labelled, WindowSpec, extent_of, make_windows, window_dtype
+
+_NO_FRAME: Final = "no frame can be decoded"
 
 
 class Facts(NamedTuple):
@@ -35,9 +39,11 @@ class Facts(NamedTuple):
 
 
 def facts_of(job: WindowJob) -> Iterator[tuple[Record, None]]:
-    """Yield one record with the fields of `Facts`; raises VideoError for a video of which no frame can be decoded."""
+    """Yield one record with what windows.extent_of has to know; raises VideoError where no frame can be decoded."""
     with open_clip(job.clip) as stream, Log() as log, Video(stream, bounds=job.bounds, log=log) as video:
-        yield measured(video, log)._asdict(), None
+        facts = measured(video, log)
+        ticks = None if job.windows.every is None else counted(video, log)
+        yield _known(facts, ticks), None
 
 
 def decode_windows(job: WindowJob) -> Iterator[tuple[Record, memoryview | None]]:
@@ -81,21 +87,54 @@ def measured(video: Video, log: Log) -> Facts:
     """The facts of an opened video, which is left at its beginning."""
     first = FrameReader(video, log).first()
     if first is None:
-        raise VideoError("corrupt", "no frame can be decoded")
+        raise VideoError("corrupt", _NO_FRAME)
     end = end_of_last_frame(video, decoding_delay=first.decoding_delay)
     video.reopen()
     return Facts(seconds_of(first.tick, video.time_base), seconds_of(max(1, end - first.tick), video.time_base))
 
 
-def _wanted(job: WindowJob, video: Video, log: Log) -> tuple[Floats, Ints]:
-    """Positions (W, T) in seconds and how many are real: those given, or all windows amid their slots."""
+def counted(video: Video, log: Log) -> list[int]:
+    """When each frame of an opened video is shown, which is left at its beginning; decodes it where packets do not say.
+
+    Of a damaged video the frames before the damage.
+    """
+    first = FrameReader(video, log).first()
+    if first is None:
+        raise VideoError("corrupt", _NO_FRAME)
+    ticks = frame_ticks(video, first_tick=first.tick)
+    if ticks is None:
+        video.reopen()
+        ticks = []
+        with suppress(VideoError):  # which decoding reports
+            for shown in FrameReader(video, log).frames():
+                ticks.append(shown.tick)
+    video.reopen()
+    return ticks
+
+
+def _known(facts: Facts, ticks: list[int] | None) -> Record:
+    """Arguments of windows.extent_of; the frame rate is that of the video as a whole."""
+    known: Record = facts._asdict()
+    return known if ticks is None else known | {"num_frames": len(ticks), "frame_rate": len(ticks) / facts[1]}
+
+
+def _wanted(job: WindowJob, video: Video, log: Log) -> tuple[list[list[int]], Ints]:
+    """Ticks of W windows of T frames and how many are real: those given, or all windows amid their slots."""
+    ticks = None if job.windows.every is None else counted(video, log)
     if job.positions is not None:
         assert job.num_real is not None, "comes with positions"
-        return np.asarray(job.positions, np.float64), np.asarray(job.num_real, np.int64)
-    whole = Labelled(url=job.clip["url"], label="")
-    extent = extent_of(whole, job.windows, **measured(video, log)._asdict())  # as training has it, to the last bit
-    windows = make_windows([whole], [extent], job.windows)
-    return windows.centred(), windows.num_real
+        positions, num_real = np.asarray(job.positions, np.float64), np.asarray(job.num_real, np.int64)
+    else:
+        whole = Labelled(url=job.clip["url"], label="")
+        extent = extent_of(
+            whole, job.windows, **_known(measured(video, log), ticks)
+        )  # as training has it, to the last bit
+        windows = make_windows([whole], [extent], job.windows)
+        positions, num_real = windows.centred(), windows.num_real
+    if ticks is None:
+        return [[tick_of(float(seconds), video.time_base) for seconds in window] for window in positions], num_real
+    last = len(ticks) - 1
+    return [[ticks[min(int(number), last)] for number in window] for window in positions], num_real
 
 
 class _Window(NamedTuple):
@@ -119,8 +158,7 @@ class _Filler:
     A position is shown by the last frame that begins at or before it: it is known when a later one comes, or the end.
     """
 
-    def __init__(self, job: WindowJob, positions: Floats, num_real: Ints, video: Video) -> None:
-        ticks = [[tick_of(float(seconds), video.time_base) for seconds in window] for window in positions]
+    def __init__(self, job: WindowJob, ticks: list[list[int]], num_real: Ints, video: Video) -> None:
         wanted = sorted({tick for window in ticks for tick in window})
         times = [seconds_of(tick, video.time_base) for tick in wanted]
         clip = job.clip | {"start_seconds": None, "end_seconds": None, "times": times}

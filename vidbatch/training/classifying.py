@@ -1,7 +1,8 @@
 """Windows of labelled videos in; a loss and a score of each out: what the training of a classifier is about.
 
-Classes: cross-entropy, and whether the window is right. Regression: the squared error of the target in units of its
-standard deviation, which a network learns whatever the target's unit is, and the absolute error in that unit.
+Classes: cross-entropy, and whether the window is right. Regression: the squared or the absolute error of the target
+in units of its standard deviation, which a network learns whatever the target's unit is, and the absolute error in that
+unit.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class Losses:
     def to_train(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """The loss of each window, float32 (N,), with the weights and the smoothing of the settings."""
         if self._targets is not None:
-            return functional.mse_loss(outputs[:, 0], truth, reduction="none")
+            loss = functional.l1_loss if self._config.loss == "l1" else functional.mse_loss
+            return loss(outputs[:, 0], truth, reduction="none")
         smoothing = self._config.label_smoothing
         return functional.cross_entropy(
             outputs, truth, weight=self._class_weights, label_smoothing=smoothing, reduction="none"

@@ -25,7 +25,7 @@ class TrainConfig(TrainSettings):
     # --- data
     labels: tuple[str, ...] | None = Field(None, description="The classes, in order; default: all found, sorted.")
     task: Literal["classes", "regression"] = Field(
-        "classes", description="regression: labels are numbers, and what is trained is their mean squared error."
+        "classes", description="regression: labels are numbers, and what is trained is how far off the model is."
     )
     label_column: str = Field("label", min_length=1, description="Column (or key of the .json) that is the label.")
     min_score: float = Field(0.0, ge=0, le=1, description="Leave rows with a lower `score` out (pseudo-labels).")
@@ -62,6 +62,9 @@ class TrainConfig(TrainSettings):
     # --- optimisation
     body_factor: float = Field(1.0, ge=0, le=100, description="The body's learning rate is so many times the head's.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of cross-entropy.")
+    loss: Literal["mse", "l1"] = Field(
+        "mse", description="Of a regression: the mean squared or the mean absolute error; outliers count less in l1."
+    )
     balance: Literal["none", "weights", "sampling"] = Field(
         "none", description="weights: rare classes weigh more in the loss; sampling: they are seen more often."
     )
@@ -84,6 +87,8 @@ class TrainConfig(TrainSettings):
         for name in ("labels", "balance", "label_smoothing", "monitor") if self.task == "regression" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not allowed with task regression")
+        if self.task == "classes" and self.loss != "mse":
+            raise ValueError(f"loss: {self.loss!r} is not allowed with task classes, of which it is cross-entropy")
         if self.unfreeze_at is not None and not self.freeze_body:
             raise ValueError(f"unfreeze_at: {self.unfreeze_at} is not allowed without freeze_body")
         try:

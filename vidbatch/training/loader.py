@@ -44,7 +44,7 @@ class Wanted(NamedTuple):
 
     clip: Clip
     positions: Floats
-    """Seconds of its T frames, float64 (T,)."""
+    """Seconds, or numbers, of its T frames, float64 (T,)."""
     num_real: int
 
 
@@ -144,6 +144,7 @@ class Cache:
         self._folder = Path(config.cache or os.path.join(tempfile.gettempdir(), "vidbatch-windows"))
         self._dtype = dtype
         self._frame = repr(config.frame)
+        self._unit = () if config.every is None else ("frames",)
         self._left_bytes = int(config.cache_gb * 1e9 * share) - int(_size_of(self._folder) * share)
         self._lock = threading.Lock()
 
@@ -172,7 +173,7 @@ class Cache:
 
     def _place(self, wanted: Wanted) -> Path:
         clip = wanted.clip
-        parts = (clip["url"], clip["member"], clip["content_version"], self._frame, wanted.num_real)
+        parts = (clip["url"], clip["member"], clip["content_version"], self._frame, wanted.num_real, *self._unit)
         digest = hashlib.blake2b(repr(parts).encode() + wanted.positions.tobytes(), digest_size=16).hexdigest()
         return self._folder / digest[:2] / f"{digest}.window"
 

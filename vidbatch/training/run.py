@@ -24,6 +24,7 @@ from vidbatch.runs import running_ray
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.restore_config import RestoreConfig
 from vidbatch.training.settings import PUBLISHED, TrainSettings
+from vidbatch.training.tracking import Tracked, close_run, open_run
 from vidbatch.training.videos import Listed, TrainingSet, find_videos, make_training_set, read_facts, videos_table
 from vidbatch.video_spec import OWN
 
@@ -103,6 +104,7 @@ def train(config: TrainSettings, progress: Progress | None = None) -> TrainResul
         return _result(config, record | {"state": "nothing_to_do"})
     weights = read_weights(config)
     _check_model(config, listed.labels, weights)
+    tracked = open_run(config, record)
     what = f"labelled videos of {len(listed.labels)} classes" if isinstance(config, TrainConfig) else "videos"
     progress.note(f"{len(listed.videos):,} {what}; starting Ray")
     try:
@@ -115,9 +117,10 @@ def train(config: TrainSettings, progress: Progress | None = None) -> TrainResul
             record |= {"counts": data.counts(), "left_out": [list(left) for left in data.left_out[:1000]]}
             _save(config, record)
             _put_videos(config, data)
-            outcome = _fit(config, data, weights, places, progress)
+            outcome = _fit(config, data, weights, places, progress, tracked)
     finally:
         progress.close()
+    close_run(tracked, outcome["state"])
     return conclude(config, record, outcome)
 
 
@@ -217,7 +220,12 @@ def _facts_on_ray(listed: Listed, config: TrainSettings) -> Iterator[dict[str, A
 
 
 def _fit(
-    config: TrainSettings, data: TrainingSet, weights: bytes | None, places: Places, progress: Progress
+    config: TrainSettings,
+    data: TrainingSet,
+    weights: bytes | None,
+    places: Places,
+    progress: Progress,
+    tracked: Tracked | None,
 ) -> dict[str, Any]:
     """Run the workers to the end; what the first one returned."""
     import ray
@@ -236,6 +244,7 @@ def _fit(
             "data": ray.put(data),
             "weights": ray.put(weights),
             "board": board,
+            "tracked": tracked,
             "num_threads": places.cpus,
         },
         scaling_config=ScalingConfig(

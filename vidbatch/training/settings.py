@@ -24,6 +24,7 @@ NOT_IN_DIGEST: Final = frozenset(
     {
         "inputs", "output", "num_workers", "min_workers", "cpus_per_worker", "device", "decode_workers", "cache",
         "cache_gb", "checkpoint_steps", "max_failures", "decode_timeout_seconds", "decode_memory_mb", "tensorboard",
+        "mlflow_uri", "mlflow_experiment",
     }
 )  # fmt: skip
 """Settings that a run may be continued with other values of: they change no result, or by rounding only."""
@@ -45,6 +46,9 @@ class TrainSettings(RunSettings):
     # --- windows and frames
     num_frames: int = Field(16, ge=1, le=1024, description="Frames in a window.")
     fps: float = Field(8.0, gt=0, le=1000, description="Frames a second of a window.")
+    every: int | None = Field(
+        None, ge=1, le=10_000, description="Every N-th frame of the video, whatever its rate, instead of `fps`."
+    )
     windows_per_video: int | None = Field(None, ge=1, description="At most so many; default: as many as fit.")
     short: Literal["pad", "drop"] = Field("pad", description="What happens to videos shorter than a window.")
     places: int = Field(1, ge=1, le=1000, description="Places in its slot that a window is looked at, by turns.")
@@ -94,6 +98,10 @@ class TrainSettings(RunSettings):
     cache: str | None = Field(None, description="Local folder of decoded windows; default: one of the system's.")
     cache_gb: float = Field(16.0, ge=0, description="What the cache of a machine may take; 0: none.")
     tensorboard: bool = Field(False, description="Also write the curves for TensorBoard, to training/tensorboard.")
+    mlflow_uri: str | None = Field(
+        None, min_length=1, description="Also tell the MLflow there (http://HOST:PORT) settings and curves, as one run."
+    )
+    mlflow_experiment: str = Field("vidbatch", min_length=1, description="What the run belongs to there.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Also a checkpoint every N steps, not epochs only.")
     max_failures: int = Field(3, ge=0, description="Lost workers or nodes after which a run gives up.")
     decode_timeout_seconds: float = Field(300.0, gt=0, description="A video that decodes longer is left out.")
@@ -125,6 +133,8 @@ class TrainSettings(RunSettings):
     def _shares_fit(self) -> TrainSettings:
         if self.batch_size % self.slice_size:
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of slice_size, {self.slice_size}")
+        if self.every is not None and "fps" in self.model_fields_set:
+            raise ValueError(f"every: {self.every} is not allowed with fps: give either")
         if self.train_share + self.validation_share > 1 + 1e-9:
             raise ValueError(f"train_share and validation_share are {self.shares.train + self.shares.validation:g}")
         if self.num_workers > self.batch_size // self.slice_size:
@@ -139,7 +149,7 @@ class TrainSettings(RunSettings):
     @property
     def windows(self) -> WindowSpec:
         """How videos are cut."""
-        names = ("num_frames", "fps", "windows_per_video", "short")
+        names = ("num_frames", "fps" if self.every is None else "every", "windows_per_video", "short")
         return WindowSpec.model_validate({name: getattr(self, name) for name in names})
 
     @property

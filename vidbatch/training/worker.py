@@ -26,6 +26,7 @@ from vidbatch import storage
 from vidbatch.publish import encode_parquet
 from vidbatch.training.loop import Loop, Worker
 from vidbatch.training.settings import TrainSettings
+from vidbatch.training.tracking import Tracked, Tracker
 
 CHECKPOINT: Final = "state.pt"
 SAID_EVERY_SECONDS: Final = 0.5
@@ -49,7 +50,8 @@ class Board:
 def train_worker(given: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs in every worker; the fields of loop.Outcome come back.
 
-    Args: `given` holds `config`, and references to `data` (TrainingSet), `weights` (bytes or None) and the `board`.
+    Args: `given` holds `config`, references to `data` (TrainingSet) and `weights` (bytes or None), the `board`, and the
+    run in MLflow that is `tracked`, or None.
     """
     config: TrainSettings = given["config"]
     data, weights = ray.get([given["data"], given["weights"]])
@@ -67,7 +69,7 @@ def train_worker(given: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             loop.load_state(torch.load(os.path.join(folder, CHECKPOINT), map_location="cpu", weights_only=True))
-    keeper = Keeper(loop, is_first=worker.rank == 0, board=given["board"])
+    keeper = Keeper(loop, is_first=worker.rank == 0, board=given["board"], tracked=given["tracked"])
     outcome = loop.run(keeper.report, on_best=keeper.keep_bundle)
     keeper.write_curves()
     return {**outcome._asdict(), "failed": loop.failed, "steps": loop.step}
@@ -76,10 +78,11 @@ def train_worker(given: dict[str, Any]) -> dict[str, Any]:
 class Keeper:
     """Writes what has to outlive the worker; only the first one does, but all take part in every checkpoint."""
 
-    def __init__(self, loop: Loop, *, is_first: bool, board: Any = None) -> None:
+    def __init__(self, loop: Loop, *, is_first: bool, board: Any = None, tracked: Tracked | None = None) -> None:
         self._loop = loop
         self._is_first = is_first
         self._board = board
+        self._tracker = None if tracked is None else Tracker(tracked)
         self._said = 0.0
 
     def report(self, numbers: dict[str, Any], state: Any) -> None:
@@ -113,6 +116,8 @@ class Keeper:
         if self._loop.config.tensorboard:
             place = storage.join(output, "training", "tensorboard", "events.out.tfevents.0.vidbatch")
             storage.put(place, tensorboard_events(self._loop.steps, self._loop.epochs))
+        if self._tracker is not None:
+            self._tracker.tell(self._loop.steps, self._loop.epochs)
 
     def _show(self, numbers: dict[str, Any], *, at_once: bool) -> None:
         if self._is_first and self._board is not None:
