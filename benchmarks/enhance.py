@@ -1,6 +1,6 @@
 """How much better videos look that `vidbatch enhance` has made, beside the classical filters, and what it costs.
 
-    python benchmarks/enhance.py                the network that comes with vidbatch
+    python benchmarks/enhance.py                the networks that come with vidbatch
     python benchmarks/enhance.py --denoise FOLDER --artefacts FOLDER --colour FOLDER
                                                 those of jobs/train_denoise.py and its siblings
 
@@ -490,7 +490,7 @@ def picture(place: Path, denoiser: Network) -> None:
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=("noise", "codec", "colour", "cpu"), help="one part; nothing is saved")
-    for name, shipped in {"denoise": "network", "artefacts": None, "colour": "network"}.items():
+    for name, shipped in {"denoise": "network", "artefacts": "artefacts", "colour": "network"}.items():
         parser.add_argument(f"--{name}", default=shipped, metavar="FOLDER", help="of a network by train-enhancer")
     options = parser.parse_args()
     given = {"noise": options.denoise, "codec": options.artefacts, "colour": options.colour, "cpu": options.denoise}

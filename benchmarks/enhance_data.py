@@ -10,7 +10,6 @@ and in the first one
 
     noise/    pairs (upper half good, lower half spoilt) of 480x272, lossless: equal halves, which training itself
               spoils with noise, and the noise of a sensor behind x264 at a constant rate factor of 20 to 30
-    codec/    pairs before and behind x264 at a constant rate factor of 24 to 40
 
 The second holds good pictures of 256x144, of more photographs: what colours are learnt from.
 """
@@ -182,7 +181,6 @@ def make(piece: Piece, folder: str) -> None:
     spoilt = {
         "noise/{}_clean": good,
         "noise/{}_coded": coded(noisy, int(rng.integers(20, 31)), preset),
-        "codec/{}": coded(good, int(rng.integers(24, 41)), preset),
     }
     for name, frames in spoilt.items():
         pair = np.concatenate([good[last], frames[last]], axis=1)
@@ -201,8 +199,7 @@ def training_archives(seed: int = 0) -> Path:
     """The folder, made by all CPUs, once, then kept."""
 
     def fill(folder: Path) -> None:
-        for name in ("noise", "codec"):
-            (folder / name).mkdir()
+        (folder / "noise").mkdir()
         make_all(make, pieces(seed), folder)
 
     return built(f"enhance_v{VERSION}_seed{seed}", fill)

@@ -1,23 +1,42 @@
-"""Pairs before and behind a codec in, a network for `vidbatch enhance --denoise` out, as a job of Ray.
+"""Pairs before and behind a codec in, a network for `vidbatch enhance --denoise` out, as a job of a Ray cluster.
 
-    python benchmarks/enhance_data.py               prints two folders of training data
-    python jobs/train_artefacts.py FOLDER/codec --output network/
+    python benchmarks/artefact_data.py              prints the folder of training data
+    python jobs/train_artefacts.py FOLDER --output one/ --num-frames 1 --windows-per-video 5 --epochs 8 --loss root \
+        --learning-rate 2e-3 --warmup-epochs 0.1
+    python jobs/train_artefacts.py FOLDER --start-from one/ --output network/
 
-The arguments are those of `vidbatch train-enhancer`; they win over the constants of train_denoise.py. As a job: see
-train.py.
+First a network that sees one frame, which learns faster, then one that sees its neighbours as well. The
+arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.
 """
 
 from __future__ import annotations
 
 import sys
 
-from train_denoise import SETTINGS, arguments
+from train_denoise import arguments
 
 from vidbatch.cli import main
 
-OF_ARTEFACTS = SETTINGS | {"--kind": "artefacts"}
-"""As against noise: the network and its squares are the same."""
+SETTINGS = {
+    "--kind": "artefacts",
+    "--frame-size": "544x480",
+    "--crop": "96",
+    "--crops-per-window": "4",
+    "--batch-size": "4",
+    "--slice-size": "4",
+    "--num-frames": "3",
+    "--windows-per-video": "3",
+    "--epochs": "6",
+    "--loss": "rms",
+    "--learning-rate": "1e-3",
+    "--warmup-epochs": "0.2",
+    "--weight-decay": "0",
+    "--clip-norm": "1.0",
+    "--ema-decay": "0.995",
+    "--precision": "bf16",
+    "--seed": "0",
+}
 
 
 if __name__ == "__main__":
-    main(arguments(sys.argv[1:], OF_ARTEFACTS))
+    main(arguments(sys.argv[1:], SETTINGS))

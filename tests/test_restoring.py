@@ -25,13 +25,14 @@ from vidbatch.cli import cli
 from vidbatch.enhancing import networked
 from vidbatch.enhancing.chain import Chain, Target, reach_of
 from vidbatch.enhancing.config import EnhanceConfig, enhance_digest, load_enhance_config
-from vidbatch.enhancing.filters import FilterLink, Method, shape_of
+from vidbatch.enhancing.filters import FilterLink, Method, rows_of, shape_of
 from vidbatch.enhancing.run import enhance
 from vidbatch.enhancing.types import Step
 from vidbatch.errors import ConfigError
-from vidbatch.restoring import degrade, levels, planes, reduction, upscaler
+from vidbatch.restoring import cleaner, degrade, levels, planes, reduction, upscaler
+from vidbatch.restoring.cleaner import Cleaner
 from vidbatch.restoring.denoiser import SEEN_AROUND, Denoiser
-from vidbatch.restoring.spec import EnhancerSpec, read_enhancer, save_enhancer
+from vidbatch.restoring.spec import EnhancerSpec, read_enhancer, save_enhancer, start
 from vidbatch.testing import make_video
 from vidbatch.training.loop import Loop, Worker
 from vidbatch.training.restore_config import RestoreConfig, load_restore_config
@@ -72,6 +73,22 @@ def random_levels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def random_cleaner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that was not trained, against artefacts: it changes luma by some levels."""
+    place = tmp_path_factory.mktemp("random") / "cleaner"
+    spec = EnhancerSpec.of("artefacts", num_frames=3, widths=(8,))
+    save_enhancer(str(place), at_random(spec).state_dict(), spec)
+    return place
+
+
+def at_random(spec: EnhancerSpec) -> torch.nn.Module:
+    network = spec.build(seed=3)
+    assert isinstance(network, Cleaner)
+    network.exit.weight.data.normal_(std=0.02, generator=torch.Generator().manual_seed(3))
+    return network
+
+
 # --- what they are made of ------------------------------------------------------------------------------------------
 
 
@@ -96,6 +113,30 @@ def test_a_denoiser_sees_no_further_than_it_says() -> None:
     around = SEEN_AROUND // planes.CELL
     assert seen.min() >= 64 - around
     assert seen.max() < 68 + around
+
+
+def test_a_cleaner_begins_as_no_change_and_sees_no_further_than_it_says() -> None:
+    network = Cleaner(3, 6).eval()
+    luma = torch.rand(1, 3, 16, 256)
+    assert torch.equal(network(luma), luma[:, 1:2])
+    for weight in network.parameters():
+        weight.data.normal_(std=0.3)
+    changed = luma.clone()
+    changed[..., 128:132] = torch.rand(1, 3, 16, 4)
+    with torch.no_grad():
+        differs = (network(luma) - network(changed)).abs().amax((0, 1, 2)) > 0
+    seen = differs.nonzero().flatten()
+    assert 128 - cleaner.SEEN_AROUND <= seen.min() < 112
+    assert 148 < seen.max() < 132 + cleaner.SEEN_AROUND
+
+
+def test_a_cleaner_of_one_frame_starts_one_of_more_which_is_the_same_at_first(tmp_path: Path) -> None:
+    one, more = (EnhancerSpec.of("artefacts", num_frames=number, widths=(8,)) for number in (1, 5))
+    save_enhancer(str(tmp_path), at_random(one).state_dict(), one)
+    kept = read_enhancer(str(tmp_path))
+    network, luma = start(more.build(), kept.weights, ""), torch.rand(2, 5, 16, 24)
+    assert torch.allclose(network(luma), kept.load()(luma[:, 2:3]), atol=1e-6)
+    assert not torch.allclose(network(luma), luma[:, 2:3], atol=1e-3)
 
 
 def test_levels_that_are_known_undo_what_was_spoilt() -> None:
@@ -189,6 +230,30 @@ def test_the_network_that_comes_along_takes_noise_away(clips: LazyClips) -> None
         return float(10 * np.log10(255**2 / ((pixels.astype(float) - good) ** 2).mean()))
 
     assert psnr(better) > psnr(bad) + 8
+
+
+def test_the_network_against_artefacts_brings_luma_nearer_to_what_was_encoded(clips: LazyClips, tmp_path: Path) -> None:
+    with av.open(str(clips["runners.mp4"])) as container:
+        good = [frame for frame, _ in zip(container.decode(video=0), range(6), strict=False)]
+    width, height = good[0].width, good[0].height
+    with av.open(str(tmp_path / "coded.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"crf": "32", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"  # type: ignore[union-attr]
+        for number, frame in enumerate(good):
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))  # type: ignore[union-attr]
+        out.mux(stream.encode(None))  # type: ignore[union-attr]
+    with av.open(str(tmp_path / "coded.mp4")) as container:
+        shown = list(container.decode(video=0))
+    made, _ = through([step_of("denoise", "artefacts")], iter(shown), Target(width, height, "yuv420p"))
+
+    def errors(frames: list[VideoFrame]) -> npt.NDArray[np.float64]:
+        pairs = zip(frames, good, strict=True)
+        return np.array([((rows_of(a, 0).astype(float) - rows_of(b, 0)) ** 2).mean() for a, b in pairs])
+
+    gained = 10 * np.log10(errors(shown) / errors(made))
+    assert gained.mean() > 0.2
+    assert gained.min() > 0
 
 
 @pytest.mark.parametrize("sigma", [0, 30])
@@ -323,6 +388,21 @@ def test_strips_do_not_show(random_denoiser: Path, monkeypatch: pytest.MonkeyPat
         assert (difference > 0).mean() < 1e-3, "rounding only"
 
 
+def test_cleaned_frames_keep_their_chroma_and_show_no_strips(
+    random_cleaner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, target = [step_of("denoise", str(random_cleaner))], Target(70, 202, "yuv420p")
+    whole, _ = through(steps, frames_of(2, 202, 70), target)
+    monkeypatch.setitem(networked._MOST_PIXELS, "cpu", 48 * 72)
+    stripped, _ = through(steps, frames_of(2, 202, 70), target)
+    for one, other, before in zip(whole, stripped, frames_of(2, 202, 70), strict=True):
+        difference = np.abs(one.to_ndarray().astype(int) - other.to_ndarray())
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3, "rounding only"
+        assert np.abs(rows_of(one, 0).astype(int) - rows_of(before, 0)).mean() > 0.5
+        assert all(np.array_equal(rows_of(one, plane), rows_of(before, plane)) for plane in (1, 2))
+
+
 def test_a_part_of_the_strength_is_a_part_of_the_change(random_denoiser: Path) -> None:
     target = Target(64, 48, "yuv420p")
     before = np.stack([frame.to_ndarray() for frame in frames_of(3, 48, 64)]).astype(float)
@@ -339,6 +419,7 @@ def test_a_network_reaches_as_many_frames_as_it_sees(random_denoiser: Path) -> N
     assert reach_of([step_of("denoise", str(random_denoiser))], deinterlaces=False) == (2, 2)
     both = [step_of("denoise", str(random_denoiser)), Step("denoise", "atadenoise", 0.5)]
     assert reach_of(both, deinterlaces=True) == (8, 8)
+    assert reach_of([step_of("denoise", "artefacts")], deinterlaces=False) == (1, 1)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -359,7 +440,7 @@ def test_the_digest_of_a_run_follows_the_weights_and_not_their_place(random_deno
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: network, nlmeans, bm3d, fftdnoiz, "
+        ({"denoise": "netwerk"}, "denoise: 'netwerk' is not allowed: network, artefacts, nlmeans, bm3d, fftdnoiz, "
          "atadenoise, deblock, fastnlmeans, or the folder or prefix of a network (./name for one here) is"),
         ({"colour": "artefacts"}, "colour: 'artefacts' is not allowed: network, normalize, greyedge, grayworld, "
          "colorcorrect, clahe, or the folder or prefix of a network (./name for one here) is"),
@@ -508,6 +589,8 @@ def test_pairs_are_learnt_from_both_halves_of_a_frame(tmp_path: Path) -> None:
             tmp_path / "network",
             kind="artefacts",
             pairs=True,
+            num_frames=3,
+            widths=(8,),
             frame_size=(128, 96),
             epochs=1,
             train_share=1.0,
@@ -523,7 +606,7 @@ def test_losses_differ_in_how_much_a_bad_square_weighs(good_videos: Path, tmp_pa
     device = torch.device("cpu")
     differences = torch.stack([torch.full((3, 8, 8), 0.02), torch.full((3, 8, 8), 0.2)])
     found = {}
-    for loss in ("mse", "charbonnier", "l1", "root", "psnr"):
+    for loss in ("mse", "charbonnier", "l1", "rms", "root", "psnr"):
         objective = Restoring(training(good_videos, tmp_path / "network", loss=loss), device, None)
         errors = differences.clone().requires_grad_()
         objective._losses(errors, torch.ones(())).sum().backward()
@@ -533,6 +616,7 @@ def test_losses_differ_in_how_much_a_bad_square_weighs(good_videos: Path, tmp_pa
     assert found["mse"] == pytest.approx(10)
     assert found["l1"] == pytest.approx(1)
     assert found["charbonnier"] == pytest.approx(1, abs=0.01)
+    assert found["rms"] == pytest.approx(1, abs=0.02)
     assert found["root"] == pytest.approx(10**-0.5, abs=0.02)
     assert found["psnr"] == pytest.approx(0.1, abs=0.03)
 

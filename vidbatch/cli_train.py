@@ -73,7 +73,7 @@ def train_enhancer(inputs: tuple[str, ...], config_file: str | None, as_json: bo
 
     \b
     vidbatch train-enhancer good/ --output network/ --kind denoise      any good videos: they are spoilt on the way
-    vidbatch train-enhancer pairs/ --output network/ --kind artefacts --pairs --frame-size 720x640
+    vidbatch train-enhancer pairs/ --output network/ --kind artefacts --pairs --num-frames 1 --frame-size 720x640
     vidbatch train-enhancer good/ --output network/ --kind upscale --num-frames 1
     vidbatch train-enhancer good/ --output network/ --kind interpolate
     vidbatch enhance videos/ --output better/ --denoise network/

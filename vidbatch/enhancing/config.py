@@ -50,7 +50,7 @@ _KINDS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """Of networks that a step takes."""
 NETWORKS: Final[dict[str, dict[str, str]]] = {
-    "denoise": {"network": f"{SHIPPED}denoise"},
+    "denoise": {"network": f"{SHIPPED}denoise", "artefacts": f"{SHIPPED}artefacts"},
     "colour": {"network": f"{SHIPPED}colour"},
     "upscale": {"network": f"{SHIPPED}upscale"},
     "interpolate": {"network": f"{SHIPPED}interpolate"},
@@ -95,8 +95,9 @@ class EnhanceConfig(RunSettings):
     )
     denoise: str = Field(
         "atadenoise",
-        description="How: network (against noise), nlmeans, bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, "
-        "atadenoise or deblock (fast), or the folder or prefix of a network that `train-enhancer` has made.",
+        description="How: the networks network (against noise) and artefacts (against what codecs leave); nlmeans, "
+        "bm3d or OpenCV's fastnlmeans (strong, slow), fftdnoiz, atadenoise or deblock (fast); or the folder or prefix "
+        "of a network that `train-enhancer` has made.",
     )
     denoise_strength: float | None = _strength()
     colour: str = Field(

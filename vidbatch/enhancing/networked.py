@@ -9,6 +9,8 @@ memory; a strip's surroundings are as large as what the network sees of them, so
 
 On a GPU that can, its convolutions work in bf16: not in fp16, which holds no value above 65,504.
 
+Cleaner. The same of luma alone; chroma stays as it is, bit for bit.
+
 Upscaler: see upscaling.py. Interpolator: see flowing.py.
 
 Levels. A frame's curves are found in all frames around it that belong to the same shot: levels must not flicker.
@@ -35,7 +37,8 @@ from vidbatch.enhancing.flowing import Flowing, frame_of_planes
 from vidbatch.enhancing.types import Network
 from vidbatch.enhancing.upscaling import UpscaleLink
 from vidbatch.errors import VideoError
-from vidbatch.restoring import levels, planes
+from vidbatch.restoring import cleaner, levels, planes
+from vidbatch.restoring.cleaner import Cleaner
 from vidbatch.restoring.denoiser import MULTIPLE, SEEN_AROUND, Denoiser
 from vidbatch.restoring.interpolator import Interpolator
 from vidbatch.restoring.levels import Levels
@@ -45,6 +48,8 @@ from vidbatch.restoring.upscaler import Upscaler
 _MOST_ROWS: Final = 544
 """Of a strip, and only of pictures that are larger than _LARGE."""
 _LARGE: Final = 1920 * 1088
+_MOST_PIXELS: Final = {"cpu": 2**18, "cuda": 2**21}
+"""Of a strip of luma that is cleaned, on each device."""
 _SHOT: Final = Reach(48, 12)
 """Frames by which the curves of one are found."""
 _MOST_SMALL: Final = 8
@@ -66,6 +71,8 @@ def make_link(network: Network, strength: float, shape: Shape, device: str, thre
     module = _loaded(network, device)
     if isinstance(module, Denoiser):
         return DenoiseLink(module, strength, device)
+    if isinstance(module, Cleaner):
+        return CleanLink(module, strength, device)
     if isinstance(module, Upscaler):
         return UpscaleLink(module, shape, device)
     assert isinstance(module, Levels)
@@ -216,6 +223,61 @@ def _filled(plane: Tensor, height: int, width: int) -> Tensor:
 def frame_of(cells: Tensor, *, like: VideoFrame) -> VideoFrame:
     """The frame of cells (1, 24, h, w), of the size and colours of another."""
     return frame_of_planes(*planes.unpack(cells.float()), like=like)
+
+
+# --- without compression artefacts -----------------------------------------------------------------------------------
+
+
+class _Luma(NamedTuple):
+    frame: VideoFrame
+    luma: Tensor
+    """(1, 1, H, W)"""
+
+
+class CleanLink:
+    """Frames without compression artefacts. Args: `strength` is the share of the change that is made, 0 to 1."""
+
+    def __init__(self, network: Cleaner, strength: float, device: str) -> None:
+        self._network = network
+        self._strength = strength
+        self._device = device
+        self._half = network.num_frames // 2
+        self._around: _Around[_Luma] = _Around(Reach(self._half, self._half))
+
+    @torch.inference_mode()
+    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Take the next frame; give that which has all its neighbours now."""
+        height, width = (-(-side // cleaner.MULTIPLE) * cleaner.MULTIPLE for side in (frame.height, frame.width))
+        luma = torch.from_numpy(rows_of(frame, 0).copy()).to(self._device)
+        for seen, at in self._around.add(_Luma(frame, _filled(luma[None, None], height, width))):
+            yield self._made(seen, at)
+
+    @torch.inference_mode()
+    def flush(self) -> Iterator[VideoFrame]:
+        """Give the frames that have no more neighbours behind them."""
+        for seen, at in self._around.flush():
+            yield self._made(seen, at)
+
+    def _made(self, seen: list[_Luma], at: int) -> VideoFrame:
+        frame, luma = seen[at]
+        near = [seen[_mirrored(at + offset, len(seen))].luma for offset in range(-self._half, self._half + 1)]
+        window, (height, width) = torch.cat(near, dim=1), luma.shape[2:]
+        most = max(cleaner.SEEN_AROUND, _MOST_PIXELS[self._device] // width // cleaner.MULTIPLE * cleaner.MULTIPLE)
+        change = torch.cat([self._strip(window, top, min(top + most, height)) for top in range(0, height, most)], dim=2)
+        levels = (luma + self._strength * change).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        made = VideoFrame(frame.width, frame.height, "yuv420p")
+        rows_of(made, 0)[...] = levels[0, 0, : frame.height, : frame.width].cpu().numpy()
+        for number in (1, 2):
+            rows_of(made, number)[...] = rows_of(frame, number)
+        return tagged(made, frame)
+
+    def _strip(self, window: Tensor, top: int, bottom: int) -> Tensor:
+        """What is added to the rows from top to bottom of the frame in the middle of a window (1, T, H, W)."""
+        first = max(0, top - cleaner.SEEN_AROUND)
+        seen = window[:, :, first : bottom + cleaner.SEEN_AROUND]
+        with _in_bf16(self._device):
+            change: Tensor = self._network(seen) - seen[:, self._half : self._half + 1]
+        return change[:, :, top - first : bottom - first]
 
 
 # --- in better colours ----------------------------------------------------------------------------------------------

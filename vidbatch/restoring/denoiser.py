@@ -1,4 +1,4 @@
-"""Frames around one in, that one without noise or compression artefacts out.
+"""Frames around one in, that one without noise out.
 
     frames ──> weights of each neighbour, value by value ──> their weighted mean ─────────────────────────────┐
            └─> coefficients of the mean (linear) x gates, which a U-Net over three scales finds ──> a guess ──┴─> blend

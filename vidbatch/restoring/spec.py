@@ -28,7 +28,7 @@ SHIPPED: Final = "vidbatch:"
 _WEIGHTS: Final = Path(__file__).parent / "weights"
 _WIDTHS: Final[dict[str, tuple[int, ...]]] = {
     "denoise": (32, 48, 96),
-    "artefacts": (32, 48, 96),
+    "artefacts": (32,),
     "colour": (96,),
     "interpolate": (16, 48, 64),
     "upscale": (32,),
@@ -45,7 +45,7 @@ class EnhancerSpec(BaseModel):
     num_frames: int = Field(ge=1, le=33)
     """Frames that are looked at; the middle one is enhanced, or one between two is made."""
     widths: tuple[int, ...]
-    """Channels; see denoiser.Denoiser, levels.Levels, interpolator.Interpolator and upscaler.Upscaler."""
+    """Channels; see denoiser.Denoiser, cleaner.Cleaner, levels.Levels, interpolator.Interpolator, upscaler.Upscaler."""
     trained: dict[str, Any] = {}
     """Settings and figures of the training, for people."""
 
@@ -65,6 +65,7 @@ class EnhancerSpec(BaseModel):
         """The network, at random."""
         import torch
 
+        from vidbatch.restoring.cleaner import Cleaner
         from vidbatch.restoring.denoiser import Denoiser
         from vidbatch.restoring.interpolator import Interpolator
         from vidbatch.restoring.levels import Levels
@@ -72,6 +73,8 @@ class EnhancerSpec(BaseModel):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.kind == "artefacts":
+                return Cleaner(self.num_frames, *self.widths)
             if self.kind == "upscale":
                 return Upscaler(*self.widths)
             if self.kind == "interpolate":

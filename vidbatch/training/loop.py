@@ -34,6 +34,7 @@ from vidbatch.epochs import (
     rank_part,
 )
 from vidbatch.training.classifying import Classifying
+from vidbatch.training.cleaning import Cleaning
 from vidbatch.training.config import TrainConfig
 from vidbatch.training.interpolating import Interpolating
 from vidbatch.training.loader import Loader, Slice, Wanted
@@ -72,7 +73,7 @@ def make_objective(
     if isinstance(config, TrainConfig):
         return Classifying(config, data, device, weights)
     assert isinstance(config, RestoreConfig)
-    kinds = {"colour": Recolouring, "interpolate": Interpolating, "upscale": Upscaling}
+    kinds = {"artefacts": Cleaning, "colour": Recolouring, "interpolate": Interpolating, "upscale": Upscaling}
     return kinds.get(config.kind, Restoring)(config, device, weights)
 
 

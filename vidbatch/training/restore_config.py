@@ -34,13 +34,13 @@ class RestoreConfig(TrainSettings):
     )
     crop: int = Field(128, ge=32, le=4096, multiple_of=16, description="Side of the squares trained with, pixels.")
     crops_per_window: int = Field(2, ge=1, le=256, description="Squares of each window.")
-    loss: Literal["charbonnier", "l1", "mse", "psnr", "root"] = Field(
+    loss: Literal["charbonnier", "l1", "mse", "psnr", "rms", "root"] = Field(
         "charbonnier",
         description="Of differences: charbonnier (l1, but smooth at 0), l1, mse; psnr (a square that is a decibel "
-        "better counts as much as any other) or root (of its root mean squared error: between psnr and l1).",
+        "better counts as much as any other), rms (its root mean squared error) or root (of that, between both).",
     )
     widths: tuple[int, ...] | None = Field(
-        None, description="Channels of the network: one for colour and upscale, three for all others."
+        None, description="Channels of the network: one for artefacts, colour and upscale, else three."
     )
     start_from: str | None = Field(None, description="A network of the same kind to start from: its folder or prefix.")
     num_frames: int = Field(

@@ -41,6 +41,9 @@ def make_network(config: RestoreConfig, weights: bytes | None) -> nn.Module:
 class Restoring:
     """The objective of a network that enhances, on its device."""
 
+    _grid = 2
+    """Squares begin at multiples of so many pixels: chroma has one sample for two."""
+
     def __init__(self, config: RestoreConfig, device: torch.device, weights: bytes | None) -> None:
         self._config = config
         self._device = device
@@ -96,6 +99,8 @@ class Restoring:
         loss, squares = self._config.loss, differences.square()
         if loss == "psnr":  # Chen et al., "Simple baselines for image restoration" (2022)
             return ((squares * weights).mean((1, 2, 3)) + _GOOD_ENOUGH).log() - math.log(_GOOD_ENOUGH)
+        if loss == "rms":
+            return ((squares * weights).mean((1, 2, 3)) + 0.1 * _GOOD_ENOUGH).sqrt()
         if loss == "root":  # what is hardly spoilt is kept as it is, and yet what is most spoilt counts most
             return ((squares * weights).mean((1, 2, 3)) + 0.1 * _GOOD_ENOUGH).pow(0.25)
         if loss != "mse":
@@ -112,8 +117,9 @@ class Restoring:
         found: list[tuple[Tensor, Tensor]] = []
         for _ in range(config.crops_per_window):
             numbers = torch.rand(6, generator=generator).tolist()
-            # Even places: chroma has one sample for two pixels.
-            top, left = (int(numbers[k] * (side - crop + 1)) // 2 * 2 for k, side in enumerate((height, width)))
+            top, left = (
+                int(numbers[k] * (side - crop + 1)) // self._grid * self._grid for k, side in enumerate((height, width))
+            )
             flips = [dim for dim, number in ((2, numbers[2]), (0, numbers[3])) if number < 0.5]
             one, other = (half[:, top : top + crop, left : left + crop].flip(flips) for half in halves)
             found.append((one, other))
