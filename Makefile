@@ -54,7 +54,7 @@ bench: $(INSTALLED)  ## verify, then time: hours, on a quiet machine (BENCHMARKS
 bench-decode:  ## decoding alone, against other decoders (an hour; 6 GB for them, once)
 	@$(MAKE) bench BENCHMARKS=decode
 
-weights: $(INSTALLED)  ## train anew the weights that come along (NAME=denoise, colour, upscale or interpolate): hours
+weights: $(INSTALLED)  ## train anew the weights that come along (NAME=denoise, artefacts, colour, upscale, interpolate): hours
 	@scripts/install.sh debian
 	$(BIN)/python scripts/weights.py $(NAME) --output .cache/weights
 

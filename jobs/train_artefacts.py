@@ -1,12 +1,10 @@
 """Pairs before and behind a codec in, a network for `vidbatch enhance --denoise` out, as a job of a Ray cluster.
 
     python benchmarks/artefact_data.py              prints the folder of training data
-    python jobs/train_artefacts.py FOLDER --output one/ --num-frames 1 --windows-per-video 5 --epochs 8 --loss root \
-        --learning-rate 2e-3 --warmup-epochs 0.1
-    python jobs/train_artefacts.py FOLDER --start-from one/ --output network/
+    python jobs/train_artefacts.py FOLDER --output network/
 
-First a network that sees one frame, which learns faster, then one that sees its neighbours as well. The
-arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.
+That which comes along (`make weights NAME=artefacts`) began with a network that sees one frame, which learns faster.
+The arguments are those of `vidbatch train-enhancer`; they win over the constants below. As a job: see train.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A name in, the network of that name that comes with vidbatch trained anew: its data, then its stages one by one.
 
-    python scripts/weights.py denoise --output weights/        denoise, colour, upscale or interpolate
+    python scripts/weights.py denoise --output weights/        denoise, artefacts, colour, ...
 
 Weights are in the last folder that is printed. Killed or stopped? The same command goes on. On a GPU where there is
 one; without, the same steps take some hours of a CPU core. Rounding differs from machine to machine, so that weights
@@ -37,6 +37,14 @@ RECIPES: Final = {
             f"{FROM_ONE_TO_THE_NEXT} --epochs 16 --learning-rate 1e-3 --warmup-epochs 0.2",
             f"{FROM_ONE_TO_THE_NEXT} --epochs 56 --learning-rate 2e-3 --warmup-epochs 0.5",
             f"{FROM_ONE_TO_THE_NEXT} --epochs 50 --learning-rate 1.5e-3 --warmup-epochs 0.5 --loss psnr",
+        ),
+    ),
+    "artefacts": Recipe(
+        "artefact_data.py", 0, "", "train_artefacts.py",
+        (
+            "--cpus-per-worker 1 --num-frames 1 --windows-per-video 5 --epochs 8 --loss root --learning-rate 2e-3 "
+            "--warmup-epochs 0.1 --stop-after 6",
+            "--cpus-per-worker 1",
         ),
     ),
     "colour": Recipe("enhance_data.py", 1, "", "train_colour.py", ("--cpus-per-worker 1",)),

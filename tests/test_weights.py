@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from inspect import signature
 from pathlib import Path
 from runpy import run_path
 
@@ -19,10 +20,14 @@ SCRIPT = run_path(str(REPOSITORY / "scripts" / "weights.py"))
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in WEIGHTS.glob("*/config.json")))
-def test_the_command_of_each_network_has_the_settings_that_the_network_says_it_was_trained_with(name: str) -> None:
+def test_the_command_of_each_network_has_the_settings_that_the_network_says_it_was_trained_with(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "jobs"))
     *_, last = SCRIPT["stages_of"](name, Path("out"), "data", [])
     job = run_path(last[1])
-    _, *words = job["arguments"](last[2:])
+    shared = "settings" in signature(job["arguments"]).parameters
+    _, *words = job["arguments"](last[2:], *([job["SETTINGS"]] if shared else []))
     with click.Context(train_enhancer) as context:
         train_enhancer.parse_args(context, list(words))
         given = {key: value for key, value in context.params.items() if value is not None}
