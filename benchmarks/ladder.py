@@ -4,8 +4,8 @@
 
 Ladders: 20 s of a trailer of 720p into 720, 540 and 360 lines, segments of 4 s, x264 at crf 20, one thread each, by
 `vidbatch enhance --container cmaf` and by one ffmpeg that decodes once, splits, scales and writes HLS and DASH.
-Qualities: the real recordings of enhance_clips.py (whole), by x264 and SVT-AV1, at two targets; XPSNR of luma is that
-of all frames of what came out, which the search has seen parts of.
+Qualities: the real recordings of enhance_clips.py whose sizes are even (whole), by x264 and SVT-AV1, at two targets;
+XPSNR of luma is that of all frames of what came out, which the search has seen parts of.
 """
 
 from __future__ import annotations
@@ -82,6 +82,13 @@ def ladders(*, rounds: int, seconds: int) -> dict[str, Any]:
         }
 
 
+def is_taken_as_it_is(clip: str) -> bool:
+    """Whether encoders get the pictures as they are: others are padded or converted, and hard to compare with."""
+    with av.open(str(clip_path(clip))) as file:
+        frame = next(file.decode(video=0))
+    return frame.format.name == "yuv420p" and frame.width % 2 == frame.height % 2 == 0
+
+
 def frames_of(path: Path) -> list[Any]:
     with av.open(str(path)) as file:
         return list(file.decode(video=0))
@@ -149,7 +156,7 @@ def plot(rows: list[dict[str, Any]]) -> Any:
 
 def main() -> None:
     options = harness.arguments(__doc__).parse_args()
-    clips = (*JUDGED_BY, *TUNED_ON)
+    clips = tuple(clip for clip in (*JUDGED_BY, *TUNED_ON) if is_taken_as_it_is(clip))
     found = {
         "ladder": ladders(rounds=1 if options.quick else 5, seconds=2 if options.quick else 20),
         "qualities": qualities(clips[:1] if options.quick else clips, ("h264",) if options.quick else tuple(CODECS)),
