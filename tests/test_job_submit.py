@@ -207,6 +207,7 @@ def test_a_wrong_token_is_refused(cluster: Cluster, job: Path) -> None:
     assert "submitted successfully" not in done.stdout
 
 
+@pytest.mark.long
 def test_a_cluster_that_lacks_packages_installs_the_wheel_and_nothing_it_has(cluster: Cluster, job: Path) -> None:
     """No index can be reached here: torch and all others are taken from the environment below."""
     done = cluster.submit(job, "--help", options=("--runtime-env", str(job / "runtime_env.yaml")))

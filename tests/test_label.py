@@ -134,6 +134,7 @@ def test_a_second_run_does_nothing_and_new_or_replaced_videos_are_the_only_ones_
     assert len(comparable(fourth)[0]) == 4
 
 
+@pytest.mark.long
 def test_a_changed_setting_that_changes_results_relabels(
     tmp_path: Path, stamped: dict[int, Path], stamp_model: str
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_changed_setting_that_changes_results_relabels(
         assert vidbatch.label(archive, **settings, batch_size=3).record.state == "nothing_to_do"
 
 
+@pytest.mark.long
 def test_weights_changed_in_place_relabel(tmp_path: Path, stamped: dict[int, Path]) -> None:
     archive = copy_into(tmp_path / "archive", {1: stamped[1]})
     make_stamp_bundle(tmp_path / "model", num_classes=8)
@@ -176,6 +178,7 @@ def test_a_long_video_cut_into_clips_gives_the_rows_of_one_clip(tmp_path: Path, 
     assert many[0] == one[0]
 
 
+@pytest.mark.long
 def test_embeddings_are_fixed_size_float16_and_open_everywhere(
     tmp_path: Path, stamped: dict[int, Path], stamp_model: str
 ) -> None:
@@ -268,6 +271,7 @@ def test_small_objects_cost_at_most_two_gets_each(
         assert 1 <= moto_s3.count("GET", path.name) <= 2
 
 
+@pytest.mark.long
 def test_a_nightly_output_is_partitioned_by_the_day_a_video_was_first_seen(
     tmp_path: Path, stamped: dict[int, Path], stamp_model: str
 ) -> None:
@@ -287,6 +291,7 @@ def test_a_nightly_output_is_partitioned_by_the_day_a_video_was_first_seen(
     assert counted == (2,)
 
 
+@pytest.mark.long
 def test_limit_bounds_the_work_of_one_run_and_the_next_goes_on(
     tmp_path: Path, stamped: dict[int, Path], stamp_model: str
 ) -> None:

@@ -157,6 +157,7 @@ def test_what_joins_gets_the_actors_that_were_added_for_it() -> None:
     assert joined.place({"CPU": 0.2}) == "2"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_stages_beside_a_gpu_are_chains_that_ray_data_takes(tmp_path: Path) -> None:
     """Ray believes in any GPU that it is told of. What runs there finds none: models take the CPU, networks fail."""

@@ -570,6 +570,7 @@ def test_pictures_are_reduced_as_ffmpeg_does(tmp_path: Path) -> None:
         assert difference.abs().max() <= 1, name
 
 
+@pytest.mark.long
 def test_colours_are_learnt(good_videos: Path, tmp_path: Path) -> None:
     settings = {"num_frames": 1, "widths": (32,), "epochs": 40, "crop": 64, "ema_decay": 0.9, "loss": "root"}
     loop = loop_of(training(good_videos, tmp_path / "network", kind="colour", **settings))
@@ -631,6 +632,7 @@ def test_bf16_trains_on_a_cpu_and_fp16_does_not(good_videos: Path, tmp_path: Pat
     assert all(weight.dtype == torch.float32 for weight in loop.network.parameters())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_the_command_trains_a_network_that_enhance_takes(good_videos: Path, tmp_path: Path) -> None:
     command = [

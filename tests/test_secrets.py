@@ -97,6 +97,7 @@ def watched(command: list[str], env: dict[str, str], output: Path) -> tuple[int,
         return process.wait(), printed.read().decode(), staged
 
 
+@pytest.mark.long
 def test_no_secret_is_found_again_anywhere(
     moto_s3: MotoServer,
     http: HttpServer,

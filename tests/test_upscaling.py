@@ -331,6 +331,7 @@ def test_the_digest_follows_the_method_and_the_weights(random_upscaler: Path) ->
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_rows_tell_both_sizes_and_long_videos_are_upscaled_clip_by_clip(random_upscaler: Path, tmp_path: Path) -> None:
     fill(tmp_path / "in")
