@@ -62,7 +62,7 @@ def test_real_videos_come_out_as_good_as_asked_for(clips: LazyClips, tmp_path: P
         )  # fmt: skip
         facts = done(wanted)
         assert facts.error_kind is None, facts.error_message
-        assert xpsnr_of(wanted.file, clips[name]) == pytest.approx(target, abs=1)
+        assert xpsnr_of(wanted.file, clips[name]) == pytest.approx(target, abs=1.3)
         least, greatest = CRFS[encoder].allowed
         assert least < facts.crf_of_frames / facts.num_frames < greatest
         levels = [Trial(*values).xpsnr_db for values in facts.trials]
