@@ -305,6 +305,15 @@ def test_the_learning_rate_follows_its_schedule(output: Path, changes: dict[str,
     assert rates == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_run_that_stops_after_some_epochs_is_the_beginning_of_one_of_all(archive: Path, output: Path) -> None:
+    run = config(archive, output, epochs=3)
+    data = prepared(run)
+    loop = Loop(run.model_copy(update={"stop_after": 2}), data)
+    outcome = loop.run(lambda _numbers, _state: None)
+    assert (outcome.state, outcome.epochs) == ("stopped_early", 2)
+    assert curve(loop.steps) == curve(trained(run, data).steps)[: len(loop.steps)]
+
+
 def test_a_loss_that_is_no_number_stops_before_it_spoils_the_weights(archive: Path, output: Path) -> None:
     run = config(archive, output, optimizer="sgd", learning_rate=1e30, weight_decay=0.0)
     loop = Loop(run, prepared(run))
