@@ -86,6 +86,17 @@ def test_clips_of_a_video_have_each_a_crf_of_their_own_and_are_joined(
     assert xpsnr_of(joined.file, source) == pytest.approx(32, abs=0.8)
 
 
+def test_pictures_that_players_turn_are_tried_as_they_are_encoded(clips: LazyClips, tmp_path: Path) -> None:
+    """The same pictures need the same crf, whichever way up they are shown."""
+    turned = tmp_path / "turned.mp4"
+    ffmpeg("-i", clips["bikes.mp4"], "-c", "copy", "-metadata:s:v", "rotate=90", turned)
+    with av.open(str(turned)) as file:
+        assert next(file.decode(video=0)).rotation != 0
+    options = {"preset": "veryfast", "target_xpsnr_db": 34.0}
+    facts = [done(job(path, tmp_path, **options)) for path in (Path(clips["bikes.mp4"]), turned)]
+    assert facts[0].crf_of_frames == facts[1].crf_of_frames
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_the_job_that_transcodes_makes_each_video_as_large_as_it_needs_and_draws_why(
     clips: LazyClips, tmp_path: Path, moto_s3: MotoServer

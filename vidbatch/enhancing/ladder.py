@@ -76,7 +76,7 @@ class Sizing:
     """A frame as the encoder of the whole picture takes it in, as that of a rung takes it out."""
 
     def __init__(self, picture: Picture, rung: Picture) -> None:
-        self._nodes = list(_turning(picture) or [])
+        self._nodes = [] if rung == picture else list(_turning(picture) or [])
         if self._nodes or (rung.width, rung.height) != (picture.width, picture.height):
             self._nodes.append(scaling("bicubic", f"{rung.width}:{rung.height}"))
         self._shape: Shape | None = None
