@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from av.codec.context import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
@@ -26,9 +25,8 @@ from vidbatch.enhancing.encode import (
     Pass,
     Rung,
     check_size,
-    configure,
     encoded,
-    encoding_of,
+    encoder_of,
     picture_of,
     rate_of,
 )
@@ -247,19 +245,11 @@ def _first_frame(video: Video, log: Log) -> tuple[VideoFrame, int]:
 
 def _encoders(job: EnhanceJob, picture: Picture, way: Pass | None) -> list[VideoCodecContext]:
     """An encoder for each rung, set up but not open."""
-    contexts = []
-    for number, rung in enumerate(rungs_of(picture, job.ladder)):
-        context = CodecContext.create(job.encoding.encoder, "w")
-        assert isinstance(context, VideoCodecContext)
-        configure(context, encoding_of(job.encoding, picture, rung), rung, way and way.of_rung(number))
-        contexts.append(context)
-    return contexts
+    rungs = rungs_of(picture, job.ladder)
+    return [encoder_of(job.encoding, picture, rung, way and way.of_rung(n)) for n, rung in enumerate(rungs)]
 
 
 def _sized(job: EnhanceJob, picture: Picture, contexts: list[VideoCodecContext]) -> list[Rung]:
     """The encoders, with what scales frames for them."""
     rungs = rungs_of(picture, job.ladder)
-    return [
-        Rung(context, lambda frame: frame) if job.ladder is None else Rung(context, Sizing(picture, rung))
-        for context, rung in zip(contexts, rungs, strict=True)
-    ]
+    return [Rung(context, Sizing(picture, rung)) for context, rung in zip(contexts, rungs, strict=True)]

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import av
 from av.codec.codec import Codec, find_best_pix_fmt_of_list
-from av.codec.context import Flags
+from av.codec.context import CodecContext, Flags
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.codeccontext import VideoCodecContext
@@ -217,6 +217,14 @@ def encoding_of(encoding: Encoding, picture: Picture, rung: Picture) -> Encoding
         return encoding
     share = rung.width * rung.height / (picture.width * picture.height)
     return replace(encoding, bit_rate=round(encoding.bit_rate * min(1.0, share**_RATE_BY_PIXELS)))
+
+
+def encoder_of(encoding: Encoding, picture: Picture, rung: Picture, way: Pass | None = None) -> VideoCodecContext:
+    """The encoder of a rung, set up but not open."""
+    context = CodecContext.create(encoding.encoder, "w")
+    assert isinstance(context, VideoCodecContext)
+    configure(context, encoding_of(encoding, picture, rung), rung, way)
+    return context
 
 
 def _nearest(name: str, formats: list[str]) -> str:

@@ -29,7 +29,7 @@ from vidbatch import schema, storage
 from vidbatch.decoding.container import Video
 from vidbatch.enhancing import ladder
 from vidbatch.enhancing.encode import Pass, configure, encoding_of, format_of
-from vidbatch.enhancing.types import EnhanceJob, Facts, JoinJob, Packets, Picture
+from vidbatch.enhancing.types import Encoding, EnhanceJob, Facts, JoinJob, Packets, Picture
 from vidbatch.errors import VideoError
 
 _BATCH_BYTES: Final = 4 * 2**20
@@ -59,7 +59,10 @@ def write_file(
             job.file, "w", format=format_of(job.container), container_options=_options_of(job, source, len(rungs))
         ) as out:
             assert isinstance(out, OutputContainer)
-            streams = [_stream_of(out, job, picture, number, way) for number in range(len(rungs))]
+            streams = [
+                _stream_of(out, job, encoding_of(job.encoding, picture, rung), rung, way and way.of_rung(number))
+                for number, rung in enumerate(rungs)
+            ]
             shift = Fraction(max(0, source.container.start_time or 0), av.time_base)
             if shift:
                 facts.changes.append(f"all times are {float(shift):.3f} s earlier: the source's clock began late")
@@ -89,10 +92,12 @@ def write_file(
     except (av.FFmpegError, ValueError) as error:
         raise VideoError("encode", f"{job.container}: {error}") from None
     source.check_source()
-    for number, rung in enumerate(rungs):
-        path = job.file if job.ladder is None else f"{job.media_folder}/{ladder.stream_file(number)}"
-        yield from _verify(path, num_packets[number], rung)
-    with av.open(job.file if job.ladder is None else f"{job.media_folder}/{ladder.stream_file(0)}") as written:
+    paths = [job.file]
+    if job.ladder is not None:
+        paths = [f"{job.media_folder}/{ladder.stream_file(number)}" for number in range(len(rungs))]
+    for path, found, rung in zip(paths, num_packets, rungs, strict=True):
+        yield from _verify(path, found, rung)
+    with av.open(paths[0]) as written:
         _say_what_is_lost(written, rungs[0], source.container, facts)
 
 
@@ -109,14 +114,14 @@ def _options_of(job: EnhanceJob, source: Video, num_rungs: int) -> dict[str, str
     return {"movflags": "+faststart"} if job.container == "mp4" else {}
 
 
-def _stream_of(out: OutputContainer, job: EnhanceJob, picture: Picture, number: int, way: Pass | None) -> VideoStream:
+def _stream_of(
+    out: OutputContainer, job: EnhanceJob, encoding: Encoding, rung: Picture, way: Pass | None
+) -> VideoStream:
     """A stream for the pictures of one rung."""
-    rung = ladder.rungs_of(picture, job.ladder)[number]
     stream = cast(VideoStream, out.add_stream(
         job.encoding.encoder, rate=Fraction(*rung.rate), time_base=Fraction(*rung.time_base)
     ))  # fmt: skip
-    encoding = encoding_of(job.encoding, picture, rung)
-    configure(stream.codec_context, encoding, rung, None if way is None else way.of_rung(number))
+    configure(stream.codec_context, encoding, rung, way)
     if stream.codec_context.codec.canonical_name == "hevc" and job.container in ("mp4", "cmaf"):
         # With FFmpeg's own choice, hev1, Apple's players show nothing.
         stream.codec_context.codec_tag = "hvc1"

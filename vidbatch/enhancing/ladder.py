@@ -112,13 +112,9 @@ class Segments:
         self._origin = origin_seconds
         self._last: int | None = None
 
-    def number(self, at_seconds: Fraction) -> int:
-        """The segment that a time is in."""
-        return int((at_seconds - self._origin) // self._seconds)
-
     def begins(self, at_seconds: Fraction) -> bool:
         """Whether the next frame, which is shown then, is the first of a segment."""
-        last, self._last = self._last, self.number(at_seconds)
+        last, self._last = self._last, int((at_seconds - self._origin) // self._seconds)
         return self._last != last
 
 
@@ -179,18 +175,18 @@ def finish(folder: Path, languages: dict[int, str]) -> None:
     rates: list[int] = []
     while (playlist := folder / f"media_{len(rates)}.m3u8").exists():
         lines = playlist.read_text().splitlines(keepends=True)
-        playlist.write_text("".join(line for line in lines if not line.startswith("#EXT-X-PROGRAM-DATE-TIME")))
-        rates.append(_peak_bit_rate(playlist.read_text()))
-    master = folder / MASTER
-    sounds = [int(number) for number in re.findall(r'#EXT-X-MEDIA.*URI="media_(\d+)', master.read_text())]
+        kept = "".join(line for line in lines if not line.startswith("#EXT-X-PROGRAM-DATE-TIME"))
+        playlist.write_text(kept)
+        rates.append(_peak_bit_rate(kept))
+    master = (folder / MASTER).read_text()
+    sounds = [int(number) for number in re.findall(r'#EXT-X-MEDIA.*URI="media_(\d+)', master)]
     of_sound = max((rates[number] for number in sounds), default=0)
     pattern = r"(#EXT-X-STREAM-INF:BANDWIDTH=)\d+(.*\nmedia_(\d+))"
-    master.write_text(
-        re.sub(pattern, lambda found: f"{found[1]}{rates[int(found[3])] + of_sound}{found[2]}", master.read_text())
-    )
+    master = re.sub(pattern, lambda found: f"{found[1]}{rates[int(found[3])] + of_sound}{found[2]}", master)
     for number, language in languages.items():
         uri = f'URI="media_{number}.m3u8"'
-        master.write_text(master.read_text().replace(uri, f'LANGUAGE="{language}",{uri}'))
+        master = master.replace(uri, f'LANGUAGE="{language}",{uri}')
+    (folder / MASTER).write_text(master)
     manifest = folder / "manifest.mpd"
     text = manifest.read_text().replace("profile:isoff-live:2011", "profile:isoff-on-demand:2011")
     for number, rate in enumerate(rates):

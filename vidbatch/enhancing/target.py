@@ -23,7 +23,7 @@ from av.filter.context import FilterContext
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 
-from vidbatch.enhancing.encode import configure, encoding_of
+from vidbatch.enhancing.encode import encoder_of
 from vidbatch.enhancing.filters import buffer_of, shape_of
 from vidbatch.enhancing.types import CRFS, Encoding, Picture, Trial
 from vidbatch.errors import VideoError
@@ -55,7 +55,7 @@ def tried(
     """Trials of frames, in their order, at their times and as large as `rung` wants them, at each of CRFS."""
     ticks = [frame.pts for frame in frames]  # encoders spend less on frames that are shown for shorter
     for crf in CRFS[encoding.encoder].tried:
-        context = _context(encoding, crf, picture, rung)
+        context = encoder_of(encoding.at(crf), picture, rung)
         packets = []
         for tick, frame in zip(ticks, frames, strict=True):
             frame.pts, frame.time_base = tick, Fraction(*picture.time_base)
@@ -82,13 +82,6 @@ def crf_for(target_xpsnr_db: float, trials: Sequence[Trial], encoder: str) -> fl
     slope = min(-0.05, (behind[1] - before[1]) / (behind[0] - before[0]))
     crf = before[0] + (target_xpsnr_db - before[1]) / slope
     return min(greatest, max(least, math.floor(crf / _ROUNDED_TO) * _ROUNDED_TO))
-
-
-def _context(encoding: Encoding, crf: float, picture: Picture, rung: Picture) -> VideoCodecContext:
-    context = CodecContext.create(encoding.encoder, "w")
-    assert isinstance(context, VideoCodecContext)
-    configure(context, encoding_of(encoding.at(crf), picture, rung), rung)
-    return context
 
 
 def xpsnr(before: Sequence[VideoFrame], after: Sequence[VideoFrame]) -> Iterator[float]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidbatch.restoring.planes import start_evenly
+from vidbatch.restoring.planes import Residual, start_evenly
 
 MULTIPLE: Final = 8
 """Height and width of what goes in are multiples of so many pixels: the blocks of codecs are, too."""
@@ -36,23 +36,6 @@ _GAIN: Final = 10.0
 """What differences are multiplied by, and what is added is divided by."""
 
 
-class _Residual(nn.Module):
-    """Two convolutions whose answer is added."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        for layer in (self.first, self.second):
-            start_evenly(layer)
-        with torch.no_grad():
-            self.second.weight.mul_(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.second(functional.relu(self.first(x), inplace=True))
-        return x + change
-
-
 class Cleaner(nn.Module):
     """Luma (N, T, H, W) of T frames in, 0 to 1, luma (N, 1, H, W) of the middle one out; sides: multiples of MULTIPLE.
 
@@ -64,7 +47,7 @@ class Cleaner(nn.Module):
         super().__init__()
         self.num_frames = num_frames
         self.entry = nn.Conv2d(num_frames * _CELL**2, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(_Residual(width) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(depth)))
         self.exit = nn.Conv2d(width, _CELL**2, 3, padding=1)
         start_evenly(self.entry)
         nn.init.zeros_(self.exit.weight)

@@ -57,3 +57,21 @@ def start_evenly(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+class Residual(nn.Module):
+    """Two convolutions whose answer is added."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        for layer in (self.first, self.second):
+            start_evenly(layer)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (N, width, H, W) in, as many out."""
+        change: Tensor = self.second(functional.relu(self.first(x), inplace=True))
+        return x + change

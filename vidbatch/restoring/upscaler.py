@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vidbatch.restoring.planes import start_evenly
+from vidbatch.restoring.planes import Residual, start_evenly
 
 FACTOR: Final = 2
 DEPTH: Final = 3
@@ -56,23 +56,6 @@ def twice(planes: Tensor) -> Tensor:
     )
 
 
-class _Residual(nn.Module):
-    """Two convolutions whose answer is added."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        for layer in (self.first, self.second):
-            start_evenly(layer)
-        with torch.no_grad():
-            self.second.weight.mul_(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.second(functional.relu(self.first(x), inplace=True))
-        return x + change
-
-
 class Upscaler(nn.Module):
     """Luma (N, 1, H, W), 0 to 1, in, luma (N, 1, 2H, 2W) out.
 
@@ -82,7 +65,7 @@ class Upscaler(nn.Module):
     def __init__(self, width: int = 32, depth: int = DEPTH) -> None:
         super().__init__()
         self.entry = nn.Conv2d(1, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(_Residual(width) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(depth)))
         self.exit = nn.Conv2d(width, FACTOR**2, 3, padding=1)
         start_evenly(self.entry)
         nn.init.zeros_(self.exit.weight)
