@@ -3,8 +3,8 @@
 A task that single frames cannot solve: static, pan, tilt and zoom in both directions, roll, shake. A virtual camera
 moves over frames of the real clips of tests/clips.py, other pictures' parts move through the view, noise is added, and
 x264 or VP9 encodes it at one of three qualities. Every pan, tilt and zoom is there a second time with its frames
-reversed and the opposite label. No picture is in two splits, and no film of the test in another. With `recorded` there
-is more of what recordings have: unsteady hands, slow zooms, large things that move, titles and bars of black.
+reversed and the opposite label. No picture is in two splits, and no film of the test in another. With `recorded` clips
+are more like recordings (camera_recorded.py), of photographs, too.
 
     python benchmarks/camera_motion.py --seed 0        prints the folder; made once, then kept below .cache/benchmarks
     manifest.csv: url,label,split,quality,codec,source,reversed_of
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import av
+import camera_recorded
 import numpy as np
 import numpy.typing as npt
 from archives import built
@@ -34,7 +35,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from camera_paths import LABELS, OPPOSITE, corners_of, path_of
 from camera_paths import Path as CameraPath
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
 from vidbatch.decode import read_frames
 from vidbatch.schema import FrameSpec
@@ -42,7 +43,8 @@ from vidbatch.schema import FrameSpec
 Pixels = npt.NDArray[np.uint8]
 
 VERSION: Final = 1
-"""Raised when the same seed gives other clips."""
+RECORDED: Final = 2
+"""Raised when the same seed gives other clips; the second when it does of recorded ones."""
 PICTURE: Final = FrameSpec(300, 400, 1.0, "area")
 SPLITS: Final = ("train", "validation", "test")
 QUALITIES: Final = ("high", "medium", "low")
@@ -85,10 +87,6 @@ FILMS: Final = (
 """Validation has other scenes of one film that is trained on, 20 s apart; test shares no film with the others."""
 LEAST_DETAIL: Final = 2.0
 """Mean difference of neighbouring pixels, of 255 levels, below which a picture (black, a title) shows no motion."""
-TITLES: Final = 0.12
-BARRED: Final = 0.2
-LARGEST: Final = 0.6
-"""Of recordings: shares of titles and of clips between black bars; side of the largest thing that moves, in views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,9 @@ class Settings:
         """Of the folder: everything the clips depend on."""
         counts = "x".join(str(getattr(self, split)) for split in SPLITS)
         size = f"{self.width}x{self.height}_{self.num_frames}f{self.fps}"
-        return f"camera_motion_v{VERSION}_seed{self.seed}_{counts}_{size}{'_recorded' if self.recorded else ''}"
+        return (
+            f"camera_motion_v{VERSION}_seed{self.seed}_{counts}_{size}{f'_recorded{RECORDED}' if self.recorded else ''}"
+        )
 
 
 class Pictures(NamedTuple):
@@ -173,13 +173,35 @@ def detail_of(picture: Pixels) -> float:
     return float((abs(np.diff(grey, axis=0)).mean() + abs(np.diff(grey, axis=1)).mean()) / 2)
 
 
+def take_photographs() -> Pictures:
+    """Photographs, cut to the size of pictures; the source of each begins with its package."""
+    from photographs import MORE, PHOTOGRAPHS, more_photographs, photographs
+
+    catalogue = PHOTOGRAPHS | MORE
+    pixels, sources = [], []
+    for name, path in (photographs() | more_photographs()).items():
+        with Image.open(path) as photograph:
+            photograph.draft("RGB", (2 * PICTURE.width, 2 * PICTURE.height))
+            size = (PICTURE.width, PICTURE.height)
+            cut = np.asarray(ImageOps.fit(photograph.convert("RGB"), size, Image.Resampling.BOX))
+        if detail_of(cut) >= LEAST_DETAIL:
+            pixels.append(cut)
+            sources.append(f"{catalogue[name].package.name}@{name}")
+    return Pictures(np.stack(pixels), tuple(sources))
+
+
 def _kept_pictures(settings: Settings) -> Path:
     def fill(folder: Path) -> None:
         for split, pictures in take_pictures(settings.films).items():
+            if settings.recorded and split == "train":
+                more = take_photographs()
+                pixels = np.concatenate([pictures.pixels, more.pixels])
+                pictures = Pictures(pixels, (*pictures.sources, *more.sources))
             np.save(folder / f"{split}.npy", pictures.pixels)
             (folder / f"{split}.txt").write_text("\n".join(pictures.sources))
 
-    return built(f"camera_motion_pictures_v{VERSION}", fill)
+    of_recorded = f"_recorded{RECORDED}" if settings.recorded else ""
+    return built(f"camera_motion_pictures_v{VERSION}{of_recorded}", fill)
 
 
 def _load_pictures(folder: Path, split: str) -> Pictures:
@@ -192,14 +214,14 @@ def _load_pictures(folder: Path, split: str) -> Pictures:
 
 def render(pictures: Pictures, label: str, rng: np.random.Generator, settings: Settings) -> tuple[Pixels, str]:
     """Frames uint8 (T, height, width, 3) of a camera that moves over one of the pictures, and that picture's source."""
+    if settings.recorded:
+        return _recording(pictures, label, rng, settings)
     number = _choose(pictures, rng)
     world = Image.fromarray(pictures.pixels[number])
-    if settings.recorded and rng.random() < TITLES:
-        world = _title(world.size, rng)
     if rng.random() < 0.5:
         world = world.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     aspect = settings.width / settings.height
-    path = path_of(label, settings.num_frames, rng, aspect=aspect, recorded=settings.recorded)
+    path = path_of(label, settings.num_frames, rng, aspect=aspect)
     view, centre = _place(path, world.size, aspect, rng)
     objects = [_moving_object(pictures, view, centre, world.size, settings, rng) for _ in range(rng.integers(0, 3))]
     frames = []
@@ -207,24 +229,38 @@ def render(pictures: Pictures, label: str, rng: np.random.Generator, settings: S
         scene = world.copy() if objects else world
         for sprite, mask, places in objects:
             scene.paste(sprite, tuple(places[index]), mask)
-        frames.append(_look(scene, path, index, view, centre, settings))
-    filmed = _filmed(np.stack(frames), rng)
-    if settings.recorded and rng.random() < BARRED:
-        bar = int(settings.height * rng.uniform(0.06, 0.17))
-        filmed[:, :bar] = filmed[:, -bar:] = 0
-    return filmed, pictures.sources[number]
+        frames.append(np.asarray(_look(scene, path, index, view, centre, settings).reduce(2)))
+    return _filmed(np.stack(frames), rng), pictures.sources[number]
 
 
-def _title(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Some lines of writing on plain ground, light on dark or dark on light, which the view may miss."""
-    ground, ink = (tuple(rng.integers(*shades, 3).tolist()) for shades in ((0, 90), (150, 256)))
-    title = Image.new("RGB", size, ground)
-    pen = ImageDraw.Draw(title)
-    for _ in range(rng.integers(3, 12)):
-        words = "".join(chr(letter) for letter in rng.integers(65, 91, rng.integers(3, 16)))
-        place = (rng.random(2) * size * [0.8, 0.95]).tolist()
-        pen.text(place, words, fill=ink, font=ImageFont.load_default(int(rng.integers(10, 40))))
-    return title if rng.random() < 0.7 else ImageOps.invert(title)
+def _recording(pictures: Pictures, label: str, rng: np.random.Generator, settings: Settings) -> tuple[Pixels, str]:
+    """As render, with more of what recordings have; one in twenty changes to another picture on the way."""
+    aspect = settings.width / settings.height
+    path = path_of(label, settings.num_frames, rng, aspect=aspect, recorded=True)
+
+    def shot(number: int) -> Pixels:
+        is_title = rng.random() < camera_recorded.TITLES
+        world = Image.fromarray(pictures.pixels[number])
+        world = camera_recorded.title(world.size, rng) if is_title else world
+        if rng.random() < 0.5:
+            world = world.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view, centre = _place(path, world.size, aspect, rng)
+        others = pictures.pixels[[_choose(pictures, rng) for _ in range(3)]]
+        things = [] if is_title else camera_recorded.things_of(others, settings.num_frames, rng)
+        frames = []
+        for index in range(settings.num_frames):
+            seen = _look(world, path, index, view, centre, settings)
+            camera_recorded.put(things, seen, path, index)
+            frames.append(np.asarray(seen.reduce(2)))
+        return np.stack(frames)
+
+    number = _choose(pictures, rng)
+    frames = shot(number)
+    if rng.random() < 0.05:
+        middle, steep = rng.uniform(-0.2, 1.2), rng.uniform(2, 8)
+        share = np.clip((np.linspace(0, 1, len(frames)) - middle) * steep + 0.5, 0, 1)[:, None, None, None]
+        frames = (frames * (1 - share) + shot(_choose(pictures, rng)) * share).astype(np.uint8)
+    return camera_recorded.filmed(frames, rng), pictures.sources[number]
 
 
 def _choose(pictures: Pictures, rng: np.random.Generator) -> int:
@@ -250,8 +286,8 @@ def _place(
 
 def _look(
     scene: Image.Image, path: CameraPath, index: int, view: float, centre: tuple[float, float], settings: Settings
-) -> Pixels:
-    """What the camera sees, drawn at twice the size and averaged, so that fine detail does not flicker."""
+) -> Image.Image:
+    """What the camera sees, drawn at twice the size: to be averaged, so that fine detail does not flicker."""
     columns, rows = 2 * settings.width, 2 * settings.height
     scale = view * path.size[index] / columns
     cos, sin = scale * math.cos(path.angle[index]), scale * math.sin(path.angle[index])
@@ -260,8 +296,7 @@ def _look(
         cos, -sin, x - cos * columns / 2 + sin * rows / 2,
         sin, cos, y - sin * columns / 2 - cos * rows / 2,
     )  # fmt: skip
-    seen = scene.transform((columns, rows), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    return np.asarray(seen.reduce(2))
+    return scene.transform((columns, rows), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 def _moving_object(
@@ -274,8 +309,7 @@ def _moving_object(
 ) -> tuple[Image.Image, Image.Image, npt.NDArray[np.int64]]:
     """A round piece of another picture, its mask, and its corner in each frame: it goes a way of its own."""
     other = Image.fromarray(pictures.pixels[_choose(pictures, rng)])
-    largest = LARGEST if settings.recorded and rng.random() < 0.4 else 0.25
-    columns, rows = (min(int(view * rng.uniform(0.08, largest)), side - 1) for side in size)
+    columns, rows = (min(int(view * rng.uniform(0.08, 0.25)), side - 1) for side in size)
     left, top = int(rng.integers(size[0] - columns)), int(rng.integers(size[1] - rows))
     sprite = other.crop((left, top, left + columns, top + rows))
     across, down = np.meshgrid(np.linspace(-1, 1, columns), np.linspace(-1, 1, rows))
@@ -323,7 +357,13 @@ def jobs_of(settings: Settings) -> Iterator[Job]:
 
 def make_clips(job: Job, pictures: Pictures, folder: Path, settings: Settings) -> list[Row]:
     """Render a motion and write it, and its reversal where that has another label; depends on seed and job only."""
-    key = (VERSION, settings.seed, SPLITS.index(job.split), LABELS.index(job.label), job.number)
+    key = (
+        RECORDED if settings.recorded else VERSION,
+        settings.seed,
+        SPLITS.index(job.split),
+        LABELS.index(job.label),
+        job.number,
+    )
     rng = np.random.default_rng(np.random.SeedSequence(key))
     frames, source = render(pictures, job.label, rng, settings)
     quality = QUALITIES[job.number % len(QUALITIES)]

@@ -38,10 +38,27 @@ DRIFT: Final = 0.1
 """A hand is not a tripod head: how much of a motion may go across it."""
 TREMOR: Final = 0.003
 """Greatest amplitude of the tremor that half of all clips have, in view widths: 0.4 of 128 pixels."""
-HELD: Final = 0.1
-"""Of recordings from the hand: greatest amplitude of the tremor, as a share of how far the motion moves the picture."""
-SLOW_ZOOM: Final = 1.06
-"""Least factor of the zooms of recordings."""
+
+
+class Recorded(NamedTuple):
+    """What is otherwise when a hand holds the camera; the numbers are of the units above."""
+
+    pan: tuple[float, float] = (0.05, 0.6)
+    tilt: tuple[float, float] = (0.06, 0.6)
+    zoom: tuple[float, float] = (1.03, 1.8)
+    shake: tuple[float, float] = (0.02, 0.05)
+    drift: float = 0.2
+    tremor: float = 0.009
+    """Of a camera that is held still: greatest amplitude of its tremor."""
+    sway: float = 0.01
+    """And of how slowly it goes to and fro."""
+    held: float = 0.12
+    """Greatest amplitude of the tremor of a motion, as a share of how far it moves the picture."""
+    aside: float = 0.25
+    """How far from the middle of the view a zoom may go to."""
+
+
+RECORDED: Final = Recorded()
 
 
 class Path(NamedTuple):
@@ -62,8 +79,10 @@ def path_of(
 ) -> Path:
     """A path of one of LABELS, with random size, speed and easing, a little drift and, in half of all, some tremor.
 
-    Args: `aspect` is the view's width by its height; `recorded` makes zooms slower and hands less steady.
+    Args: `aspect` is the view's width by its height; `recorded` makes motions slower and hands less steady.
     """
+    if recorded:
+        return _held(label, num_frames, rng, aspect)
     easing = EASINGS[rng.integers(len(EASINGS))]
     way = eased(np.linspace(0, 1, num_frames), easing)
     x, y, angle = (np.zeros(num_frames) for _ in range(3))
@@ -78,7 +97,7 @@ def path_of(
         y, x = amount / aspect * way, across * amount / aspect * way
         y = -y if label == "tilt_up" else y
     elif label.startswith("zoom"):
-        amount = _between((SLOW_ZOOM, ZOOM[1]) if recorded else ZOOM, rng)
+        amount = _between(ZOOM, rng)
         size = amount ** (-way if label == "zoom_in" else way)  # each frame by the same factor
         x, y = 0.3 * across * way, 0.3 * rng.uniform(-DRIFT, DRIFT) * way
     elif label == "roll":
@@ -94,10 +113,48 @@ def path_of(
     if rng.random() < 0.5:
         tremor = rng.uniform(0, TREMOR)
         x, y = (place + tremor * _trembling(num_frames, rng, 1, 5) for place in (x, y))
-    if recorded and label not in ("static", "shake") and rng.random() < 0.75:
-        far = amount / aspect if label.startswith("tilt") else amount - label.startswith("zoom")
-        tremor = rng.uniform(0, HELD) * (far if label.startswith(("pan", "tilt")) else far / 2)  # of a view's half
-        x, y = (place + tremor * _trembling(num_frames, rng, 1, 5) for place in (x, y))
+    return Path(x, y, size, angle, easing, amount)
+
+
+def _held(label: str, num_frames: int, rng: np.random.Generator, aspect: float) -> Path:
+    """As path_of, of a camera in a hand: slower and smaller motions, more tremor, drift of all kinds."""
+    easing = EASINGS[rng.integers(len(EASINGS))]
+    late, early = rng.uniform(0, 0.2, 2) if rng.random() < 0.25 else (0.0, 0.0)
+    way = eased(np.clip((np.linspace(0, 1, num_frames) - late) / (1 - late - early), 0, 1), easing)
+    x, y, angle = (np.zeros(num_frames) for _ in range(3))
+    size = np.ones(num_frames)
+    amount, far, across = 0.0, 0.0, rng.uniform(-RECORDED.drift, RECORDED.drift)
+    if label.startswith(("pan", "tilt")):
+        amount = _between(RECORDED.pan if label.startswith("pan") else RECORDED.tilt, rng)
+        far = amount if label.startswith("pan") else amount / aspect
+        along = far * way * (-1 if label in ("pan_left", "tilt_up") else 1)
+        x, y = (along, across * along) if label.startswith("pan") else (across * along, along)
+        size = np.exp(rng.uniform(-0.3, 0.3) * far * way)
+    elif label.startswith("zoom"):
+        amount = _between(RECORDED.zoom, rng)
+        size = amount ** (-way if label == "zoom_in" else way)
+        x, y = (rng.uniform(-RECORDED.aside, RECORDED.aside) * (1 - size) for _ in range(2))
+        far = (amount - 1) / 2  # at the sides of the view
+    elif label == "roll":
+        amount = _between(ROLL, rng)
+        angle = amount * way * rng.choice([-1, 1])
+        x, y = (0.3 * rng.uniform(-DRIFT, DRIFT) * way for _ in range(2))
+        far = amount / 2
+    elif label == "shake":
+        amount = _between(RECORDED.shake, rng)
+        x, y = (amount * _trembling(num_frames, rng, 3, 9) for _ in range(2))
+        angle = 0.3 * amount * _trembling(num_frames, rng, 3, 9)
+    elif label != "static":
+        raise ValueError(f"{label!r} is none of {', '.join(LABELS)}")
+    if label != "shake" and rng.random() < 0.7:
+        still = label == "static"
+        tremor = rng.uniform(0, RECORDED.tremor if still else min(0.015, RECORDED.held * far))
+        sway = rng.uniform(0, RECORDED.sway if still else RECORDED.held * far / 2)
+        x, y = (
+            place + tremor * _trembling(num_frames, rng, 1, 7) + sway * _trembling(num_frames, rng, 0.2, 1) / 1.4
+            for place in (x, y)
+        )
+        angle = angle + 0.2 * tremor * _trembling(num_frames, rng, 1, 7)
     return Path(x, y, size, angle, easing, amount)
 
 

@@ -284,13 +284,28 @@ def test_answers_are_scored_by_class_direction_quality_and_order(load: Any) -> N
 
 def test_real_windows_are_of_clips_that_nothing_is_trained_on_and_overlap_by_half_at_most(load: Any) -> None:
     films = load("camera_motion").FILMS
-    rows = load("camera_real").labelled()
-    assert not {row["clip"] for row in rows} & {film.clip for film in films if film.split != "test"}
-    assert len({row["clip"] for row in rows}) >= 6
-    for before, after in itertools.pairwise(rows):
-        start, end = float(before["start_seconds"]), float(before["end_seconds"])
-        assert end - start <= 2.0 + 1e-6
-        assert after["clip"] != before["clip"] or float(after["start_seconds"]) >= (start + end) / 2 - 0.21, after
+    real = load("camera_real")
+    tables = [real.labelled(table) for table in (real.LABELLED, real.BLIND)]
+    for rows in tables:
+        assert not {row["clip"] for row in rows} & {film.clip for film in films if film.split != "test"}
+        assert len({row["clip"] for row in rows}) >= 6
+        assert len(rows) >= 60
+        for before, after in itertools.pairwise(rows):
+            start, end = float(before["start_seconds"]), float(before["end_seconds"])
+            assert end - start <= 2.0 + 1e-6
+            assert after["clip"] != before["clip"] or float(after["start_seconds"]) >= (start + end) / 2 - 0.21, after
+    for old, new in itertools.product(*tables):
+        if old["clip"] == new["clip"]:
+            apart = float(new["start_seconds"]) >= float(old["end_seconds"])
+            assert apart or float(new["end_seconds"]) <= float(old["start_seconds"]), (old, new)
+
+
+def test_what_is_tuned_on_shares_no_clip_with_what_judges(load: Any) -> None:
+    real = load("camera_real")
+    development = {row["clip"] for row in real.labelled(real.DEVELOPMENT)}
+    assert not development & {row["clip"] for table in (real.LABELLED, real.BLIND) for row in real.labelled(table)}
+    known = real.CLIPS | real.MORE
+    assert development <= known.keys()
 
 
 def test_windows_to_interpolate_in_hold_no_cut_and_nothing_repeated_and_are_of_a_bin(load: Any, clips: Any) -> None:
