@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,32 @@ def test_every_video_of_the_split_counts_once(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "mistakes.png").stat().st_size > 1000
     with pytest.raises(ConfigError, match="split: 'validation' holds none of the 6 labelled videos"):
         vidbatch.evaluate(tmp_path / "list.csv", **given, split="validation")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_parts_of_videos_are_judged_by_the_windows_that_lie_in_them(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="vidbatch[evaluate] is not installed")
+    make_stamp_bundle(tmp_path / "model", num_classes=3, frame=FrameSpec(64, 64))
+    for number in range(3):
+        make_video(tmp_path / f"{number}.mp4", num_frames=20, fps=10, video_number=number)
+    (tmp_path / "all.txt").write_text("".join(f"file '{tmp_path}/{number}.mp4'\n" for number in range(3)))
+    joining = ["ffmpeg", "-v", "error", "-f", "concat", "-safe", "0", "-i", tmp_path / "all.txt", "-c", "copy"]
+    subprocess.run([*joining, tmp_path / "joined.mp4"], check=True)
+    lines = ["url,start,end,label", "joined.mp4,0,2,video_0", "joined.mp4,2,4,video_1", "joined.mp4,4.5,,video_1"]
+    lines += ["joined.mp4,60,70,video_1", "2.mp4,,,video_2"]
+    (tmp_path / "parts.csv").write_text("\n".join(lines) + "\n")
+    given = {"output": tmp_path / "out", "model": f"file:{tmp_path / 'model'}", "sampling": "fps=2", "split": "all"}
+    found = vidbatch.evaluate(tmp_path / "parts.csv", **given)
+    assert found.videos["count"] == 4
+    assert found.videos["confusion"] == [[1, 0, 0], [0, 1, 1], [0, 0, 1]], "the third part shows video 2"
+    assert found.windows["confusion"] == [[4, 0, 0], [0, 4, 3], [0, 0, 4]]
+    assert [name.rpartition("/")[2] for name in found.failed] == ["joined.mp4 (60.0 to 70.0 s)"]
+    rows = pq.read_table(tmp_path / "out" / "evaluate.parquet").to_pylist()
+    assert [(row["start"], row["end"], row["label"]) for row in rows] == [
+        (None, None, "video_2"),
+        (0, 2, "video_0"),
+        (2, 4, "video_1"),
+        (4.5, None, "video_2"),
+        (60, 70, None),
+    ]
+    assert pq.read_table(tmp_path / "out" / "videos.parquet").num_rows == 2, "each video is labelled once"

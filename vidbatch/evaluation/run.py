@@ -1,18 +1,20 @@
 """An evaluation, whole: labelled videos of a split -> a label run over them -> what it said against what they are.
 
-<output>/evaluate.parquet   a row a video: truth, label, score, probabilities
+<output>/evaluate.parquet   a row a video, or labelled part: truth, label, score, probabilities
 <output>/windows.parquet    the same, a row a window
 <output>/evaluate.json      the numbers, by video and by window
 <output>/*.png              confusion matrix, curves of the training, the surest mistakes
 <output>/labels/            the label run: a rerun does only what is missing
 
-The videos are labelled by `label` itself, so what is evaluated is what is served; each video counts once.
+The videos are labelled by `label` itself, so what is evaluated is what is served; each video counts once. To a part
+belong the windows of the whole video whose middle lies in it, and what they say on average is what is said of it.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Final
@@ -29,7 +31,7 @@ from vidbatch.metrics import Progress
 from vidbatch.publish import encode_parquet
 from vidbatch.training.run import RECORD
 from vidbatch.training.videos import LeftOut, list_labelled, targets_of
-from vidbatch.windows import Labelled, assign_splits, classes_of
+from vidbatch.windows import Labelled, WindowSpec, assign_splits, classes_of
 
 MOST_CLASSES: Final = 100
 Rows = list[dict[str, Any]]
@@ -66,10 +68,13 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     tells_number = reference.video is not None and reference.video.target is not None
     truths: list[Any] = targets_of(videos).tolist() if tells_number else _classes_of(videos, labels)
     place = storage.join(config.output, "videos.parquet")
-    _put_table(place, [{"url": video.url, "member": video.member, "label": video.label} for video in videos])
+    once = {(video.url, video.member): video for video in videos}.values()
+    _put_table(place, [{"url": video.url, "member": video.member, "label": video.label} for video in once])
     result = pipeline.label(config.label_settings(place, output=storage.join(config.output, "labels")), progress)
-    said = _rows_of(result.videos.to_arrow(), videos, truths, labels)
-    windows = _rows_of(result.frames.to_arrow(), videos, truths, labels)
+    answers = result.videos.to_arrow()
+    middles = _middles(None if reference.video is None else reference.video.windows, answers)
+    windows = _rows_of(result.frames.to_arrow(), videos, truths, labels, middles)
+    said = _with_parts(_rows_of(answers, videos, truths, labels, middles), windows, labels)
     _put_table(storage.join(config.output, "evaluate.parquet"), said)
     _put_table(storage.join(config.output, "windows.parquet"), windows)
     evaluation = Evaluation(
@@ -78,7 +83,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
         labels=labels,
         videos=_scores(said, labels),
         windows=_scores(windows, labels),
-        failed={row["url"]: f"{row['error_kind']}: {row['error_message']}" for row in said if row["label"] is None},
+        failed={_name(row): f"{row['error_kind']}: {row['error_message']}" for row in said if row["label"] is None},
         left_out=left_out,
     )
     storage.put(storage.join(config.output, "evaluate.json"), json.dumps(_as_json(evaluation), indent=1).encode())
@@ -102,9 +107,6 @@ def with_split_of_training(config: EvaluateConfig) -> EvaluateConfig:
 def _videos_of_split(config: EvaluateConfig) -> tuple[list[Labelled], list[LeftOut]]:
     listing = config.label_settings(*config.inputs, output=config.output)
     _, videos, left_out = list_labelled(listing.model_copy(update={"sampling": "all"}), config.label_column)
-    for video in videos:
-        if video.start_seconds is not None or video.end_seconds is not None:
-            raise ConfigError(f"{video.name}: start and end: parts of videos cannot be evaluated; cut them out first")
     splits = assign_splits(videos, config.shares, seed=config.seed)
     chosen = [video for video, split in zip(videos, splits, strict=True) if config.split in ("all", split)]
     if not chosen:
@@ -117,20 +119,76 @@ def _classes_of(videos: list[Labelled], labels: tuple[str, ...]) -> list[Any]:
     return [labels[number] for number in classes_of(videos, labels)[1]]
 
 
-def _rows_of(table: pa.Table, videos: list[Labelled], truths: list[Any], labels: tuple[str, ...]) -> Rows:
-    """The rows of a published table with the truth beside them (a label, or a number), in order of videos and time."""
-    known = {(video.url, video.member): at for at, video in enumerate(videos)}
+def _middles(spec: WindowSpec | None, answers: pa.Table) -> dict[tuple[str, str | None], float]:
+    """By video: how many seconds behind its first frame the middle of a window lies; 0 for single frames."""
+    found = {}
+    for row in answers.select(["url", "member", "frame_rate"]).to_pylist():
+        seconds = 0.0 if spec is None else spec.num_frames * spec.step / 2
+        if spec is not None and spec.fps is None:
+            seconds = seconds / row["frame_rate"] if row["frame_rate"] else 0.0
+        found[row["url"], row["member"]] = seconds
+    return found
+
+
+def _rows_of(
+    table: pa.Table,
+    videos: list[Labelled],
+    truths: list[Any],
+    labels: tuple[str, ...],
+    middles: dict[tuple[str, str | None], float],
+) -> Rows:
+    """The rows of a published table with the truth beside them (a label, or a number), in order of videos and time.
+
+    Of `frames` those of the labelled parts; of `videos`, which have no time, one for each part.
+    """
+    known: dict[tuple[str, str | None], list[int]] = {}
+    for at, video in enumerate(videos):
+        known.setdefault((video.url, video.member), []).append(at)
     rows: Rows = []
     for row in table.to_pylist():
-        at = known.get((row["url"], row["member"]))
-        if at is None:  # of an earlier evaluation of more videos
-            continue
+        key = row["url"], row["member"]
         scores = {entry["label"]: entry["score"] for entry in row["top_k"] or ()}
-        found = {name: row.get(name) for name in ("url", "member", "pts_seconds", "error_kind", "error_message")}
-        found |= {"truth": truths[at], "label": row["label"], "score": row["score"]}
-        found["probabilities"] = [scores.get(label, 0.0) for label in labels] if scores and len(labels) > 1 else None
-        rows.append(found)
-    return sorted(rows, key=lambda row: (row["url"], row["member"] or "", row["pts_seconds"] or 0.0))
+        for at in known.get(key, ()):  # none: of an earlier evaluation of more videos
+            start, end = videos[at].start_seconds, videos[at].end_seconds
+            if (seconds := row.get("pts_seconds")) is not None:
+                middle = seconds + middles.get(key, 0.0)
+                if not (start or -math.inf) <= middle < (math.inf if end is None else end):
+                    continue
+            found = {name: row.get(name) for name in ("url", "member", "pts_seconds", "error_kind", "error_message")}
+            found |= {"start": start, "end": end, "truth": truths[at], "label": row["label"], "score": row["score"]}
+            found["probabilities"] = [scores.get(name, 0.0) for name in labels] if scores and len(labels) > 1 else None
+            rows.append(found)
+    return sorted(rows, key=lambda row: (*_part(row)[:2], row["start"] or 0.0, row["pts_seconds"] or 0.0))
+
+
+def _part(row: dict[str, Any]) -> tuple[str, str, float | None, float | None]:
+    return row["url"], row["member"] or "", row["start"], row["end"]
+
+
+def _name(row: dict[str, Any]) -> str:
+    is_part = row["start"] is not None or row["end"] is not None
+    return f"{row['url']} ({row['start']} to {row['end']} s)" if is_part else str(row["url"])
+
+
+def _with_parts(said: Rows, windows: Rows, labels: tuple[str, ...]) -> Rows:
+    """What is said of videos, and of parts on average by their windows; a part without a window has no answer."""
+    of_parts: dict[Any, Rows] = {}
+    for row in windows:
+        of_parts.setdefault(_part(row), []).append(row)
+    for row in said:
+        if (row["start"], row["end"]) == (None, None) or row["label"] is None:
+            continue
+        seen = of_parts.get(_part(row), [])
+        row["label"] = row["score"] = row["probabilities"] = None
+        if not seen:
+            row["error_kind"], row["error_message"] = "part", "no window has its middle in it"
+        elif len(labels) == 1:
+            row["label"], row["score"] = labels[0], float(np.mean([each["score"] for each in seen]))
+        else:
+            shares = np.mean([each["probabilities"] for each in seen], axis=0)
+            row["label"], row["score"] = labels[int(shares.argmax())], float(shares.max())
+            row["probabilities"] = shares.tolist()
+    return said
 
 
 def _scores(rows: Rows, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -157,7 +215,7 @@ def _draw(config: EvaluateConfig, evaluation: Evaluation, said: Rows, windows: R
     wrong = [row for row in said if row["label"] not in (None, row["truth"]) and row["member"] is None]
     wrong = wrong if len(evaluation.labels) > 1 else []  # numbers are never quite right
     for row in wrong:
-        seconds = sorted({w["pts_seconds"] for w in windows if w["url"] == row["url"]})
+        seconds = sorted({w["pts_seconds"] for w in windows if _part(w) == _part(row)})
         step = max(1, len(seconds) // charts.FRAMES_OF_A_MISTAKE)
         row["seconds"] = seconds[::step] if len(seconds) > 1 else [seconds[0] + 0.25 * n for n in range(4)]
     if wrong:
@@ -183,7 +241,8 @@ def _read_beside(model: str, *name: str) -> bytes:
 
 
 def _put_table(place: str, rows: Rows) -> None:
-    kinds = {"pts_seconds": pa.float64(), "score": pa.float32(), "probabilities": pa.list_(pa.float32())}
+    kinds = {name: pa.float64() for name in ("pts_seconds", "start", "end")}
+    kinds |= {"score": pa.float32(), "probabilities": pa.list_(pa.float32())}
     names = list(rows[0]) if rows else []
     if rows and isinstance(rows[0].get("truth"), float):
         kinds["truth"] = pa.float64()
