@@ -15,6 +15,7 @@ camera_real_mistakes.jpg shows all windows that this one gets wrong in both tabl
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 import tempfile
@@ -165,8 +166,10 @@ def train_on_recorded(row: Row, *, quick: bool) -> str:
     if quick:
         settings = replace(settings, train=6, validation=2)
     config = config_of(row, camera_motion(settings) / "manifest.csv", quick=quick)
-    listed = find_videos(config)
-    train(config, make_training_set(listed, read_facts(listed.clips, config), config))  # or what was kept of it
+    kept = Path(config.output, "took.json")
+    if not kept.exists() or json.loads(kept.read_text())["digest"] != config.digest:
+        listed = find_videos(config)
+        train(config, make_training_set(listed, read_facts(listed.clips, config), config))
     return config.output
 
 
