@@ -182,14 +182,15 @@ class Route:
 
     def is_needless(self, packet: VideoPacket, aim: Aim) -> bool:
         """Whether this packet, just taken, is not wanted itself; whether others refer to it is another question."""
-        if not self.is_plain or packet.is_keyframe or packet.is_discard or packet.is_corrupt:
+        if not self.is_plain or packet.pts is None or packet.is_discard or packet.is_corrupt:
             return False
-        if packet.pts is None or self._first_sent is None:
-            return False
-        if packet.pts <= self._first_sent:  # shown before the first keyframe: says where a pass really begins
+        if self._first_sent is None:
+            if self._made is None:  # frames are counted, and times, from the first one
+                return False
+        elif packet.pts <= self._first_sent:  # shown before the first keyframe: says where a pass really begins
             return self._made is not None
         if aim == "keyframes":
-            return True
+            return not packet.is_keyframe
         ahead = _first_behind(packet.pts, self._packets.ticks)
         if ahead is not None and self._target is not None and ahead <= self._target:
             return True  # another one is shown at the first time wanted of those that are left
