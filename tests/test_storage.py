@@ -132,7 +132,9 @@ print(*won, flush=True)
 """
 
 
-@pytest.mark.parametrize("replacing", [False, True], ids=["creating", "replacing"])
+@pytest.mark.parametrize(
+    "replacing", [False, pytest.param(True, marks=pytest.mark.long)], ids=["creating", "replacing"]
+)
 def test_exactly_one_of_sixteen_racing_writers_wins(place: str, replacing: bool) -> None:
     url = storage.join(place, "race")
     before = storage.put_if(url, b"before", expected=None) if replacing else None
