@@ -47,6 +47,7 @@ from vidbatch.yuv import Layout
 
 CHUNK_BYTES: Final = 16 * 2**20
 CHUNK_FRAMES: Final = 64
+_SPARSE_SECONDS: Final = 2  # keyframes are hardly ever closer
 _SEEK_FROM_SECONDS: Final = 5
 """A first wanted time nearer to the start than this is reached by decoding from there."""
 
@@ -201,6 +202,8 @@ class ClipSample:
         """The decoded frames that may matter, with a None each time that enough of the video has passed."""
         if self._times is None:
             self._measure()
+        if self._is_sparse:
+            self._video.read_cues()
         target = self._seek_target()
         bound = round(Fraction(self._bounds.max_duration_seconds) / self._video.time_base)
         first: int | None = None
@@ -214,6 +217,12 @@ class ClipSample:
                 yield None
             if self._start is None or shown.tick >= self._start or self._goes_by_all_before:
                 yield shown
+
+    @property
+    def _is_sparse(self) -> bool:
+        """Whether wanted times lie further apart than keyframes, or may."""
+        seconds, number = self._video.header["duration_seconds"], self.num_frames_at_most
+        return not self._goes_by_keyframes and bool(seconds and number and seconds > _SPARSE_SECONDS * number)
 
     @property
     def _goes_by_keyframes(self) -> bool:
