@@ -48,7 +48,7 @@ DECODER_THREADS: Final = 1
 """A decoder has one core, and long videos are cut: two decoders get through many videos, and through a long one, sooner
 than one with two threads (benchmarks/threads.py)."""
 
-_PROBE_BYTES: Final = 1 << 18
+_PROBE_BYTES: Final = 1 << 16
 _SMALLEST_VIDEO_BYTES: Final = 2048
 _SMALLEST_STREAM_BYTES: Final = 256
 """What begins like a container, cannot be opened or holds no video, and is smaller, is the beginning of something."""
