@@ -9,7 +9,7 @@ import pytest
 
 from vidbatch.config import PlanConfig, load_settings
 from vidbatch.errors import ConfigError
-from vidbatch.plan import DRIVER_SECONDS_A_VIDEO, START_SECONDS, Plan, make_plan
+from vidbatch.plan import DRIVER_SECONDS_A_VIDEO, START_SECONDS, Plan, _Archive, make_plan
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_video
 
@@ -107,3 +107,9 @@ def test_a_sample_is_labelled_by_the_chain_and_its_rows_are_thrown_away(place: P
     assert 0 < found.start_seconds < found.predicted_seconds
     assert 0 < found.estimated_cpu_seconds < 60
     assert found.videos == NUM_VIDEOS + 1
+
+
+def test_an_archive_is_as_many_times_its_sample_as_lies_between_its_videos_and_its_bytes() -> None:
+    archive = _Archive(videos=110, size_bytes=400, unreadable=10, sample=[])
+    assert archive.times([{"size_bytes": 1}] * 10) == pytest.approx(20), "10 by videos, 40 by bytes"
+    assert archive.times([{"size_bytes": None}] * 10) == pytest.approx(10)
