@@ -142,9 +142,12 @@ def _words(body: bytes) -> str:
 def _plain(refused: _Refused, url: str) -> OSError:
     """The same error as one of Python's own, in one sentence a user can act on."""
     bucket, key = split(url)
-    if refused.status == 404 and (not key or "bucket" in refused.words.lower()):
+    if refused.status == 404 and (not key or "specified bucket" in refused.words):
         return NoSuchBucket(f"bucket {bucket!r} does not exist")
     if refused.status == 404:
+        if not refused.words.startswith("No such object"):  # then it might be the bucket: this raises if it is
+            with suppress(PermissionError):
+                _request(f"gs://{bucket}", "GET", f"/storage/v1/b/{quote(bucket, safe='')}")
         return FileNotFoundError("no such object")
     if refused.status in (401, 403):
         return PermissionError(f"access refused ({refused.words})" if refused.words else "access refused")

@@ -83,8 +83,8 @@ def scheme_of(source: str) -> str:
     if scheme != "file" and not host:
         raise ConfigError(f"{redact(source)!r} names no {STORES[scheme].bucket if scheme in STORES else 'host'}")
     if scheme in STORES and "@" in host:
-        said = f"{redact(source)!r} was given with a key or an account"
-        raise ConfigError(f"{said}: they come from the {STORES[scheme].environment} environment only")
+        said = f"{redact(source)!r} was given with a key"
+        raise ConfigError(f"{said}: credentials come from the {STORES[scheme].environment} environment only")
     return scheme
 
 
