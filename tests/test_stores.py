@@ -68,6 +68,7 @@ def test_a_file_system_for_libraries_reads_what_was_put(server: Any) -> None:
     storage.put(storage.join(place, "a.parquet"), b"rows")
     files, path = storage.filesystem(place)
     assert files.cat_file(f"{path}/a.parquet") == b"rows"
+    assert files.find(path) == [f"{path}/a.parquet"]
 
 
 @pytest.mark.parametrize(("scheme", "package", "extra"), [("az", "adlfs", "azure"), ("gs", "gcsfs", "gcs")])
