@@ -93,7 +93,8 @@ def autocast(how: How, device: torch.device) -> Any:
     """What has the layers of a network of windows compute so, as in training."""
     import torch
 
-    return torch.autocast(device.type, dtype_of(how), enabled=how.precision in ("bf16", "fp16"))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(how.precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def set_products(how: How, device: torch.device) -> None:
