@@ -1151,6 +1151,7 @@ def test_members_before_the_cut_of_a_gzipped_shard_are_whole(tmp_path: Path) -> 
         ("https://u:p@ss@h/a.mp4", "https://h/a.mp4"),
         ("GET /a.mp4?access_token=abc&n=1 and a-signature=b", "GET /a.mp4?access_token=…&n=1 and a-signature=…"),
         ("PASSWORD=abc&secret_key=b", "PASSWORD=…&secret_key=…"),
+        ("AccountName=a;AccountKey=c2Vj+r==;x", "AccountName=a;AccountKey=…"),
         ("design=flat, assign=1, tokens are 5, monkey=ape", "design=flat, assign=1, tokens are 5, monkey=ape"),
         ("nothing: to / hide?", "nothing: to / hide?"),
     ],
