@@ -310,6 +310,24 @@ def gpu(content: Content) -> Iterator[Line]:
         yield f"{about}, x264 veryfast on the cores", figure, ""
 
 
+def cpu_models(content: Content) -> Iterator[Line]:
+    """What ways of computing a network on a CPU core are worth, and whether their labels are the same."""
+    for name, found in content["models"].items():
+        usual = found["ways"]["torch"]["cpu_ms_a_frame"]["median"]
+        for way, row in found["ways"].items():
+            if way == "torch":
+                continue
+            said = f"CPU {row['cpu_ms_a_frame']['median']:.1f} and {usual:.1f} ms a frame"
+            if found["trained"]:
+                said += (
+                    f"; the same label for {row['same_labels']:.3f} of {row['frames']} frames of clips, for "
+                    f"{row['same_sure_labels']:.3f} of {row['sure_frames']} sure ones"
+                )
+            said += f"; scores at most {row['largest_difference']:.1g} apart"
+            figure = f"**{_spread(row['speed_over_torch'])}** ({said})"
+            yield f"{name} on a CPU core, {way}: speed over torch's float32", figure, ""
+
+
 def _of_ways(about: str, ways: Content) -> Iterator[Line]:
     for way, row in ways.items():
         if "failed" not in row:
@@ -413,6 +431,7 @@ def render(folder: Path = RESULTS) -> str:
         chain,
         decode,
         threads,
+        cpu_models,
         train,
         listing,
         decode_memory,

@@ -58,6 +58,8 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "published",
             "programs",
             "program_networks",
+            "computing",
+            "onnx_networks",
         ),
         "restoring": ("restoring", "restoring.*"),
         "metrics": ("metrics",),
@@ -92,6 +94,10 @@ MAY_IMPORT = {
     "s3fs": {"storage"},
     "botocore": {"storage"},
     "boto3": {"storage"},
+    "azure": {"storage"},
+    "adlfs": {"storage"},
+    "google": {"storage", "models"},
+    "gcsfs": {"storage"},
 }
 """Libraries that only these rooms may import, at any depth of the file."""
 

@@ -51,9 +51,9 @@ class LabelConfig(RunSettings):
 
     inputs: tuple[str, ...] = Field(
         min_length=1,
-        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
+        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3://, gs://, az:// or http(s)://.",
     )
-    output: str = Field(min_length=1, description="Directory or s3:// prefix of the tables.")
+    output: str = Field(min_length=1, description="Directory or s3://, gs:// or az:// prefix of the tables.")
     model: str = Field(
         "efficientnet-lite0",
         min_length=1,
@@ -71,6 +71,19 @@ class LabelConfig(RunSettings):
     limit: int | None = Field(None, ge=1, description="Work on at most this many videos.")
     batch_size: int = Field(32, ge=1, le=4096, description="Frames the model sees at once.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs: auto, cpu or cuda.")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Of the model's sums: fp32 (auto on CPUs), tf32 (auto on GPUs), bf16 (GPUs, and CPUs that have "
+        "instructions for it) or fp16 (GPUs).",
+    )
+    compile: bool = Field(
+        False, description="Let torch compile the model, on GPUs: slower to start, then faster. Needs a C compiler."
+    )
+    runtime: Literal["auto", "torch"] = Field(
+        "auto",
+        description="What computes on CPUs: torch, or (auto) ONNX Runtime where it is installed and all layers of the "
+        "network are known: faster, with the same scores.",
+    )
     hand_over: Literal["rgb", "yuv420"] = Field(
         "rgb",
         description="What decoders hand to models: rgb pictures of the model's size, or unscaled yuv420 ones that are "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from vidbatch import blocks
+from vidbatch import blocks, computing
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 
@@ -51,6 +51,7 @@ def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None 
     gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
     on_gpu = gpus > 0 and config.device != "cpu"
     check_device(config.device, num_gpus=gpus)
+    computing.check(computing.How(config.precision, config.compile), on_gpu=on_gpu)
     num_with_cpus = sum(node.get("CPU", 0.0) >= 1 for node in nodes)
     model_workers = config.model_workers or (gpus if on_gpu else max(1, num_with_cpus, cpus // 4))
     decode_workers = config.decode_workers or cpus
