@@ -136,14 +136,15 @@ def hopeless(count: int) -> Path:
     return built(f"hopeless_{count}", fill)
 
 
-def tiny(count: int) -> Path:
-    """Folder of `count` objects of one byte that nobody opens."""
+def hollow(count: int, size_bytes: int) -> Path:
+    """Folder of `count` objects of that size that nobody opens: files with nothing but a hole in them."""
 
     def fill(folder: Path) -> None:
         for number in range(count):
-            (folder / f"{number:07d}.mp4").write_bytes(b"v")
+            with (folder / f"{number:07d}.mp4").open("wb") as file:
+                file.truncate(size_bytes)
 
-    return built(f"tiny_{count}", fill)
+    return built(f"hollow_{size_bytes}_{count}", fill)
 
 
 def _cut(folder: Path, sources: Sequence[Source], seconds: int, max_pieces: int | None, encode: Sequence[str]) -> None:

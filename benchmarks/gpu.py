@@ -285,12 +285,14 @@ def contenders_of(
 
 def classify_with(machine: Machine, name: str, model: str, failures: list[str]) -> Report:
     """Figures of one network."""
+    from vidbatch.computing import How
     from vidbatch.models import find_model, load_spec
     from vidbatch.networks import build
 
     spec, weights = load_spec(find_model(model))
-    network, on_cpu = build(spec, weights, machine.device.type), build(spec, weights, "cpu")
-    frame, module = spec.frame, bare(build(spec, weights, machine.device.type))
+    in_torch = How(runtime="torch")
+    network, on_cpu = (build(spec, weights, at, how=in_torch) for at in (machine.device.type, "cpu"))
+    frame, module = spec.frame, bare(build(spec, weights, machine.device.type, how=in_torch))
     found: Report = {
         "weights": "trained" if model == "efficientnet-lite0" else "random",
         "frame": [frame.height, frame.width],

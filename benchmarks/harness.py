@@ -205,6 +205,14 @@ def tree_cpu_seconds() -> float:
     return total
 
 
+def machine_busy_seconds() -> float:
+    """CPU seconds of all processes of this machine since it was started."""
+    user, nice, system, _idle, _wait, irq, soft_irq, steal = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def _adopt_orphans() -> None:
     """Make orphaned grandchildren (Ray's daemons) children of this process, so that none escapes the count."""
     pr_set_child_subreaper = 36

@@ -90,10 +90,13 @@ def decode(content: Content) -> Iterator[Line]:
         else:
             shares = " to ".join(f"**{row['over_all']['median']:.2f}×** ({row['stream']})" for row in (least, most))
         means = content["geometric_means"][sampling]
+        farthest = max(found, key=lambda row: row["over_floor"]["median"])
         beside = f"{means['over_floor']:.2f} of the floor"
+        if len(found) > 1:
+            beside += f" (at most {farthest['over_floor']['median']:.2f}, {farthest['stream']})"
         if means["over_best_peer"] is not None:
             beside += f", **{means['over_best_peer']:.2f}** of the best other decoder"
-        yield f"CPU of `{sampling}` over that of decoding every frame", f"{shares}; {beside}", ""
+        yield f"CPU of `{sampling}` over that of decoding every frame", f"{shares}; {beside}", "≤ 1.08 of the floor"
 
 
 def threads(content: Content) -> Iterator[Line]:
@@ -103,20 +106,51 @@ def threads(content: Content) -> Iterator[Line]:
         yield question, f"**{_spread(row['wall_over_threads'])}**", ""
 
 
+ASKED_NODES = 32
+
+
 def scaling(content: Content) -> Iterator[Line]:
-    """Efficiencies of the largest number of cores or nodes."""
+    """Efficiencies of the largest number of cores or nodes, and of the number that was asked about."""
     for name, unit in (("pinned", "cores"), ("simulated", "nodes")):
-        if name in content:
-            strong, weak = (content[name][kind][-1] for kind in ("strong", "weak"))
-            label = "SIMULATED: " if name == "simulated" else ""
-            figure = (
-                f"{label}strong **{strong['efficiency']:.2f}**, weak **{weak['efficiency']:.2f}** "
-                f"({weak['videos_per_second']:.1f} videos/s)"
-            )
-            yield f"scaling efficiency, 1 → {strong[unit]} {unit}", figure, ""
+        if name not in content:
+            continue
+        label = "SIMULATED: " if name == "simulated" else ""
+        numbers = [row[unit] for row in content[name]["weak"]]
+        for number in [n for n in numbers if n in (ASKED_NODES, numbers[-1])]:
+            rows = {kind: [row for row in content[name][kind] if row[unit] == number] for kind in ("strong", "weak")}
+            parts = [f"{kind} **{row['efficiency']:.2f}**" for kind, found in rows.items() for row in found]
+            figure = f"{label}{', '.join(parts)} ({rows['weak'][0]['videos_per_second']:.1f} videos/s)"
+            yield f"scaling efficiency, 1 → {number} {unit}", figure, "≥ 0.9" if number == ASKED_NODES else ""
     if "simulated" in content:
         rate = content["simulated"]["videos_per_second_at_which_one_driver_is_busy"]
         yield "SIMULATED: a driver's core is full at", f"{rate:.0f} videos/s", ""
+
+
+def autoscaling(content: Content) -> Iterator[Line]:
+    """How soon actors are at work, from cold and on nodes that join, and how right a plan was."""
+    rows, allowed = content["cold"], content["allowed_seconds"]
+    models = rows[0]["pools_at_first"]["model_workers"]
+    numbers = ", ".join(str(len(row["nodes"])) for row in rows)
+    seconds = ", ".join(f"{row['full_use_seconds']:.0f}" for row in rows)
+    question = f"seconds until {models} cold model actors are in full use, on {numbers} Ray nodes of this machine"
+    yield question, f"**{seconds}**", f"< {allowed}"
+    for number, found in enumerate(content["joins"]["taking_part"], 2):
+        figure = f"**{found['all_decoders_seconds']:.0f}** and **{found['model_seconds']:.0f}**"
+        question = f"seconds until all decoders and the model of node {number}, which joins a run, are at work"
+        yield question, figure, f"< {allowed}"
+    spilled = sum(row["spilled_bytes"] for row in (*rows, content["joins"], content["planned"]))
+    yield "bytes spilled in these runs", f"**{spilled}**", "0"
+    planned, error = content["planned"], content["allowed_error"]
+    for name, found in planned["plans"].items():
+        figure = (
+            f"**{found['over_measured']:.2f}** ({found['predicted_seconds']:.0f} s, {found['of_these_to_start']:.0f} s "
+            f"of them to start, and {planned['measured_seconds']:.0f} s; {planned['videos']} videos)"
+        )
+        yield (
+            f"what `plan --measure {planned['sampled_videos']}`, on {name}, predicts for two over what the run takes",
+            figure,
+            f"{1 - error:g} to {1 + error:g}",
+        )
 
 
 def camera_accuracy(content: Content) -> Iterator[Line]:
@@ -273,6 +307,24 @@ def gpu(content: Content) -> Iterator[Line]:
         yield f"{about}, x264 veryfast on the cores", figure, ""
 
 
+def cpu_models(content: Content) -> Iterator[Line]:
+    """What ways of computing a network on a CPU core are worth, and whether their labels are the same."""
+    for name, found in content["models"].items():
+        usual = found["ways"]["torch"]["cpu_ms_a_frame"]["median"]
+        for way, row in found["ways"].items():
+            if way == "torch":
+                continue
+            said = f"CPU {row['cpu_ms_a_frame']['median']:.1f} and {usual:.1f} ms a frame"
+            if found["trained"]:
+                said += (
+                    f"; the same label for {row['same_labels']:.3f} of {row['frames']} frames of clips, for "
+                    f"{row['same_sure_labels']:.3f} of {row['sure_frames']} sure ones"
+                )
+            said += f"; scores at most {row['largest_difference']:.1g} apart"
+            figure = f"**{_spread(row['speed_over_torch'])}** ({said})"
+            yield f"{name} on a CPU core, {way}: speed over torch's float32", figure, ""
+
+
 def _of_ways(about: str, ways: Content) -> Iterator[Line]:
     for way, row in ways.items():
         if "failed" not in row:
@@ -376,11 +428,13 @@ def render(folder: Path = RESULTS) -> str:
         chain,
         decode,
         threads,
+        cpu_models,
         train,
         listing,
         decode_memory,
         s3_gets,
         scaling,
+        autoscaling,
         camera_accuracy,
         camera_real,
         enhance,

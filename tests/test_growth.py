@@ -153,7 +153,7 @@ def test_a_node_that_joins_decodes_and_one_that_leaves_again_costs_no_row(
     said = run.end()["said"]
     print(f"two decoders of a node that joined had ended a call {used_after:.1f} s later")
     assert used_after < SEEN_SECONDS
-    assert "the cluster has changed: decoders 4, models 1" in said
+    assert "the cluster has changed: decoders 4, models 2" in said
     assert "the cluster has changed: decoders 2, models 1" in said
     assert is_same(clean, run)
 
@@ -179,3 +179,16 @@ def test_models_are_added_too_and_four_cold_ones_are_in_full_use_within_a_minute
     assert cold.end()["pools"]["model_workers"] == 4
     assert full_after < SEEN_SECONDS
     assert is_same(clean, cold)
+
+
+@pytest.mark.long
+def test_models_go_where_a_gpu_is_and_decoders_to_nodes_without_one_too(place: Path, clean: Rows, cluster: Any) -> None:
+    """Ray believes in any GPU that it is told of; the model, which finds none, takes the CPU."""
+    gpu, bare = cluster.add_node(num_cpus=2, num_gpus=1, **STORE), cluster.add_node(num_cpus=2, **STORE)
+    run = Run(place, "mixed", cluster, "--decode-seconds", 0.5)
+    pools = run.end()["pools"]
+    assert (pools["decode_workers"], pools["model_workers"], pools["model_gpus"]) == (6, 1, 1.0)
+    assert run.workers("model") == run.workers("model", gpu.node_id)
+    assert run.workers("decode", gpu.node_id)
+    assert run.workers("decode", bare.node_id)
+    assert is_same(clean, run)

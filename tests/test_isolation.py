@@ -309,6 +309,7 @@ def test_decoders_in_several_threads_do_not_disturb_each_other(tmp_path: Path) -
     assert found == {number: [(number, frame) for frame in range(70)] for number in range(3)}
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
     """Many times the frames, the same memory: chunks leave as they are made, pictures as they are decoded."""
     peaks = {}

@@ -320,7 +320,11 @@ def test_a_run_in_a_ray_that_stays_leaves_no_actor_there(
 
 
 @pytest.mark.parametrize(
-    ("what", "words"), [("fails", "three is too much"), ("hangs", "no answer within 3 s, in 2 tries")]
+    ("what", "words"),
+    [
+        ("fails", "three is too much"),
+        pytest.param("hangs", "no answer within 3 s, in 2 tries", marks=pytest.mark.long),
+    ],
 )
 def test_a_model_that_fails_or_hangs_on_one_video_fails_that_one_and_ends_no_run(
     tmp_path: Path, stamped: dict[int, Path], stamp_model: str, what: str, words: str

@@ -28,7 +28,7 @@ from vidbatch.bundles import BundleConfig, save_bundle
 from vidbatch.decode import read_frames
 from vidbatch.errors import ConfigError, ModelError
 from vidbatch.models import ModelSpec, find_model, load_spec
-from vidbatch.networks import CPU_SLICE_FRAMES, EfficientNetLite0, Network, build, make_module
+from vidbatch.networks import CPU_SLICE_FRAMES, EfficientNetLite0, Network, build, make_module, noise
 from vidbatch.schema import FrameSpec
 from vidbatch.stamp import make_stamp_bundle
 from vidbatch.testing import make_video, read_stamp
@@ -735,7 +735,7 @@ def stamped_upside_down() -> np.ndarray[Any, Any]:
 
 
 def test_batch_norms_are_folded_unless_a_network_cannot_be_traced() -> None:
-    from vidbatch.networks import _fused
+    from vidbatch.computing import fused
 
     class Branches(torch.nn.Module):
         def __init__(self) -> None:
@@ -748,7 +748,7 @@ def test_batch_norms_are_folded_unless_a_network_cannot_be_traced() -> None:
             return answer
 
     module = Branches().eval()
-    assert _fused(module, "layer", FrameSpec(8, 8)) is module
-    fused = _fused(EfficientNetLite0().eval(), "classifier", FrameSpec(64, 64))
-    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fused.modules())
-    assert not fused.get_submodule("classifier")._forward_pre_hooks  # the trial leaves nothing behind
+    assert fused(module, "layer", noise(FrameSpec(8, 8))) is module
+    folded = fused(EfficientNetLite0().eval(), "classifier", noise(FrameSpec(64, 64)))
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    assert not folded.get_submodule("classifier")._forward_pre_hooks  # the trial leaves nothing behind

@@ -37,7 +37,7 @@ def test_every_decoder_and_every_model_fits_on_nodes_of_any_size(cpus: int, num_
     nodes = [{"CPU": float(cpus)}] * num_nodes
     pools = pools_of(nodes)
     assert pools.decode_workers == cpus * num_nodes
-    assert pools.model_workers == max(1, cpus * num_nodes // 4)
+    assert pools.model_workers == max(num_nodes, cpus * num_nodes // 4)
     assert pools.decode_cpus == pools.model_cpus <= 1
     assert places(nodes, pools.decode_cpus) >= pools.decode_workers + pools.model_workers
 
@@ -57,7 +57,7 @@ def test_a_single_node_has_room_for_the_actors_of_a_second_one_that_may_join_and
 def test_a_head_without_cpus_and_unequal_nodes_hold_all_actors() -> None:
     nodes = [{"CPU": 0.0}, {}, {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 7.0}]
     pools = pools_of(nodes)
-    assert places(nodes[2:], pools.decode_cpus) >= pools.decode_workers + pools.model_workers == 12
+    assert places(nodes[2:], pools.decode_cpus) >= pools.decode_workers + pools.model_workers == 13
 
 
 def test_more_workers_than_cpus_share_them() -> None:
@@ -73,6 +73,22 @@ def test_decoders_cannot_take_the_place_of_a_model_on_a_gpu() -> None:
     assert (pools.decode_workers, pools.model_workers) == (16, 1)
     assert (pools.model_cpus, pools.model_gpus) == (0.0, 1.0)
     assert places(nodes, pools.decode_cpus) >= 16
+
+
+def test_small_nodes_have_a_model_each_so_that_models_alone_can_use_every_cpu() -> None:
+    """What one pool leaves of a node's CPUs, the other takes: nothing has to be moved between them."""
+    for nodes in (
+        [{"CPU": 2.0}] * 4,
+        [{"CPU": 1.0}] * 2,
+        [{"CPU": 8.0}] * 2,
+        [{"CPU": 8.0}, {"CPU": 1.0}, {"CPU": 1.0}],
+    ):
+        pools = pools_of(nodes)
+        cpus = sum(node["CPU"] for node in nodes)
+        assert pools.decode_workers == cpus
+        assert pools.model_workers >= len(nodes)
+        assert pools.model_workers * pools.model_threads >= 0.9 * cpus
+    assert pools_of([{"CPU": 2.0}, {"CPU": 0.0}, {}]).model_workers == 1
 
 
 def test_several_models_share_a_gpu() -> None:

@@ -122,7 +122,7 @@ def test_the_readme_names_every_error_kind_and_its_retry() -> None:
 
 def test_every_flag_the_readme_names_exists() -> None:
     help_text = ""
-    for command in ("label", "enhance", "train", "train-enhancer", "evaluate"):
+    for command in ("label", "plan", "enhance", "train", "train-enhancer", "evaluate"):
         program = [sys.executable, "-c", "from vidbatch.cli import main; main()", command, "--help"]
         help_text += subprocess.run(program, capture_output=True, text=True, check=True).stdout
     text = re.sub(r"python benchmarks/[^)\n]*", "", README.split("## Submit")[0])

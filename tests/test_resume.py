@@ -87,7 +87,7 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("victim", ["actor", "child"])
+@pytest.mark.parametrize("victim", [pytest.param("actor", marks=pytest.mark.long), "child"])
 def test_a_killed_decode_worker_costs_nothing_but_time(place: Path, clean: Any, victim: str) -> None:
     """The run is a process of its own; its decode workers are killed while it works."""
     output = place / f"worker-{victim}"
@@ -115,7 +115,8 @@ def test_a_killed_decode_worker_costs_nothing_but_time(place: Path, clean: Any, 
     assert rows(output) == clean
 
 
-@pytest.mark.parametrize("where", ["folder", pytest.param("s3", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["folder", "s3"])
 def test_the_same_command_twice_at_once_gives_each_video_one_row(
     place: Path, clean: Any, moto_s3: MotoServer, where: str
 ) -> None:

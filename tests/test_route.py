@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from servers import MotoServer
 
 from vidbatch import storage
 from vidbatch.decode import ReadReport, read_frames
+from vidbatch.decoding import container as container_module
+from vidbatch.decoding import frames as decoding_frames
 from vidbatch.decoding.entries import Entries
 from vidbatch.decoding.frames import ClipSample
 from vidbatch.decoding.route import Route
@@ -34,6 +37,7 @@ def sample(path: Path, sampling: str, **options: Any) -> ReadReport:
     frames, times, report = read_frames(path, sampling=sampling, size=SMALL, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClipSample, "_aim_from", lambda _self, _tick: None)
+        patch.setattr(decoding_frames, "frame_ticks", lambda _video, *, first_tick: None)  # count them
         all_frames, all_times, all_report = read_frames(path, sampling=sampling, size=SMALL, **options)
     assert np.array_equal(times, all_times), (sampling, options, times, all_times)
     assert np.array_equal(frames, all_frames), (sampling, options)
@@ -58,8 +62,10 @@ def test_a_sparse_sample_is_that_of_the_whole_and_costs_fewer_frames(
             continue
         if sampling in ("fps=1", "fps=0.3", "count=2"):
             assert report.num_frames_decoded < 0.35 * 150
-        if sampling != "every=11":
-            assert report.all_decoded_because is None
+        assert report.all_decoded_because is None
+    tells_of_frames = codec not in ("libvpx", "mpeg4") and suffix != "mpg" and f"{codec}.{suffix}" not in UNKNOWN
+    for sampling, options_of, share in (("every=70", {}, 0.35), ("every=11", {"start_seconds": 4.1}, 0.6)):
+        assert sample(path, sampling, **options_of).num_frames_decoded < share * 150 or not tells_of_frames
     sample(path, "fps=1", start_seconds=1.3, end_seconds=4.1)
     sample(path, "keyframes", start_seconds=1.3, end_seconds=4.1)
     sample(path, "times=t", times=[-1.0, 0.5, 0.52, 3.3, 99.0])
@@ -183,6 +189,53 @@ def test_a_few_frames_of_a_large_object_cost_a_few_ranges_of_it(clips: Any, moto
     local_frames, local_times, _ = read_frames(path, sampling="count=8", size=SMALL)
     assert np.array_equal(times, local_times)
     assert np.array_equal(frames, local_frames)
+
+
+def test_a_few_frames_of_a_large_matroska_file_cost_its_cues_and_a_few_ranges(
+    tmp_path: Path, clips: Any, moto_s3: MotoServer
+) -> None:
+    path = tmp_path / "whole.mkv"
+    remux = ["-i", str(clips["bunny_whole.mp4"]), "-map", "0:v", "-map", "0:a", "-c", "copy", str(path)]
+    subprocess.run(["ffmpeg", "-v", "error", "-nostdin", *remux], check=True, stdin=subprocess.DEVNULL)
+    url = f"{moto_s3()}/whole.mkv"
+    storage.put(url, path.read_bytes())
+    moto_s3.forget()
+    frames, times, report = read_frames(url, sampling="count=8", size=SMALL)
+    assert moto_s3.count("GET") <= 4 + 2 * 8
+    assert report.read_bytes < 0.3 * path.stat().st_size
+    assert report.num_packets_read < 0.2 * 14_000
+    whole_frames, whole_times, _ = read_frames(clips["bunny_whole.mp4"], sampling="count=8", size=SMALL)
+    assert np.allclose(times, whole_times, atol=0.001)  # Matroska's clock has milliseconds
+    assert np.array_equal(frames, whole_frames)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("libx264", "mkv", {"b_frames": 3, "gop": 40}),
+        ("libx264", "mkv", {"options": {"x264-params": "keyint=40:scenecut=0:open-gop=1:bframes=3"}}),
+        ("libx264", "mkv", {"options": {"x264-params": "keyint=40:scenecut=0:intra-refresh=1"}}),
+        ("libx265", "mkv", {"gop": 40, "b_frames": 3}),
+        ("libvpx-vp9", "webm", {"gop": 40}),
+    ],
+)
+@pytest.mark.parametrize("cues", ["true", "false"])
+def test_cues_lead_past_what_no_wanted_time_needs_and_false_ones_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, suffix: str, options: dict[str, Any], cues: str
+) -> None:
+    path = video_file(tmp_path, codec, suffix, options, num_frames=300)
+    monkeypatch.setattr(container_module, "_WORTH_READING_CUES_BYTES", 0)
+    monkeypatch.setattr(decoding_frames, "_SPARSE_SECONDS", 0)
+    if cues == "false":  # of keyframes that are none
+
+        def read_false_ones(video: container_module.Video) -> None:
+            video.cues = [(tick, 0) for tick in range(0, round(40 / video.time_base), round(0.7 / video.time_base))]
+
+        monkeypatch.setattr(container_module.Video, "read_cues", read_false_ones)
+    leads_past_some = cues == "true" and "intra-refresh" not in str(options)
+    for sampling, bounds in (("fps=0.1", {}), ("fps=0.2", {"start_seconds": 6.0})):
+        assert sample(path, sampling, **bounds).num_packets_read < 0.7 * 300 or not leads_past_some
+    sample(path, "times=t", times=[0.3, 9.1, 9.2, 30.0])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 import vidbatch
 from vidbatch import errors
-from vidbatch.config import LabelConfig
+from vidbatch.config import LabelConfig, PlanConfig
 from vidbatch.enhancing.config import EnhanceConfig
 from vidbatch.evaluation.config import EvaluateConfig
 from vidbatch.training.config import TrainConfig
@@ -58,6 +58,8 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "published",
             "programs",
             "program_networks",
+            "computing",
+            "onnx_networks",
         ),
         "restoring": ("restoring", "restoring.*"),
         "metrics": ("metrics",),
@@ -92,6 +94,10 @@ MAY_IMPORT = {
     "s3fs": {"storage"},
     "botocore": {"storage"},
     "boto3": {"storage"},
+    "azure": {"storage"},
+    "adlfs": {"storage"},
+    "google": {"storage", "models"},
+    "gcsfs": {"storage"},
 }
 """Libraries that only these rooms may import, at any depth of the file."""
 
@@ -223,7 +229,7 @@ def test_every_setting_is_described_and_is_a_flag() -> None:
 
     for name, settings in (
         ("label", LabelConfig), ("enhance", EnhanceConfig), ("train", TrainConfig), ("train-enhancer", RestoreConfig),
-        ("evaluate", EvaluateConfig),
+        ("evaluate", EvaluateConfig), ("plan", PlanConfig),
     ):  # fmt: skip
         flags = {parameter.name for parameter in cli.commands[name].params}
         assert set(settings.model_fields) <= flags

@@ -1094,7 +1094,9 @@ def test_planning_happens_in_the_read_task(tmp_path: Path, one_row_a_block: Any)
     assert all(json.loads(row["clips"][0]["metadata"]) != driver for row in rows)
 
 
-@pytest.mark.parametrize("in_between", [False, True], ids=["next", "after the next"])
+@pytest.mark.parametrize(
+    "in_between", [False, pytest.param(True, marks=pytest.mark.long)], ids=["next", "after the next"]
+)
 def test_reading_waits_for_a_slow_consumer(tmp_path: Path, one_row_a_block: Any, in_between: bool) -> None:
     import ray
 

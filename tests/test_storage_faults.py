@@ -38,6 +38,7 @@ def place(made: Place, moto_s3: MotoServer) -> Place:
     return made
 
 
+@pytest.mark.long
 def test_every_fault_of_an_object_is_waited_out_or_is_a_row_that_a_rerun_makes_right(place: Place) -> None:
     result = play(place, "each_its_own", 1)
     assert is_well(result), result
@@ -54,6 +55,7 @@ def test_bursts_of_errors_at_every_kind_of_request_lose_and_double_nothing(place
     assert sum(result["faults"].values()) >= 10
 
 
+@pytest.mark.long
 def test_access_that_ends_in_the_middle_of_a_run_is_made_good_by_the_next(place: Place) -> None:
     result = play(place, "expired", 1)
     assert is_well(result), result

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import vidbatch
 from vidbatch.bundles import BundleConfig, WindowModel, save_bundle
 from vidbatch.classify import Classifier
+from vidbatch.computing import How
 from vidbatch.config import LabelConfig
 from vidbatch.decode import WINDOWS_FUNCTION, Decoder, window_job
 from vidbatch.decoding.isolation import IsolatedProcess
@@ -23,6 +24,7 @@ from vidbatch.decoding.window_clips import decode_windows, facts_of
 from vidbatch.errors import ConfigError, ModelError
 from vidbatch.input_spec import InputSpec
 from vidbatch.models import find_model, load_spec
+from vidbatch.networks import build
 from vidbatch.schema import CLIP, PREDICTIONS, WORK, FrameSpec
 from vidbatch.testing import make_video, read_stamp
 from vidbatch.transforms import InputTransform, to_float
@@ -278,3 +280,12 @@ def test_label_publishes_a_row_a_window(tmp_path: Path) -> None:
     assert [videos[f"{name}.mp4"]["num_frames_sampled"] for name in (0, 1, 2)] == [3, 1, 12]
     rows = [row for row in result.frames.to_arrow().to_pylist() if row["url"].endswith("0.mp4")]
     assert [round(row["pts_seconds"], 3) for row in rows] == [0.1, 1.1, 2.1]
+
+
+def test_in_bf16_a_model_of_windows_answers_nearly_the_same(video: Path, tmp_path: Path) -> None:
+    spec, weights = load_spec(find_model(bundle(tmp_path / "model")))
+    windows = decoded(video)
+    exact, rough = (build(spec, weights, how=How(precision))(windows)[0] for precision in ("fp32", "bf16"))
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    assert torch.allclose(rough, exact, atol=0.03)

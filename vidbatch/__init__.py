@@ -24,7 +24,7 @@ __all__ = ["__version__", "enhance", "evaluate", "label", "tables", "train", "tr
 def label(*inputs: str | os.PathLike[str], output: str | os.PathLike[str], **settings: Any) -> LabelResult:
     """Label videos and publish the tables `videos` and `frames` below `output`.
 
-    Args: `inputs` are directories, prefixes, globs, files, tar shards or manifests, local, s3:// or http(s)://;
+    Args: `inputs` are directories, prefixes, globs, files, tar shards or manifests, local, s3://, gs://, az:// or http(s)://;
     `settings` are the fields of `vidbatch.config.LabelConfig` (model, sampling, embedding, limit, ...).
     Raises ConfigError for a wrong setting, before anything starts.
     """

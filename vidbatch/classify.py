@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
+from vidbatch import computing
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.models import ModelSpec
@@ -68,7 +69,10 @@ class Classifier:
         check_device(config.device)
         torch.set_num_threads(1)  # networks.Network has its own
         on_gpu = config.device != "cpu" and torch.cuda.is_available()
-        self._network = cast(Any, build(spec, weights, "cuda" if on_gpu else "cpu", num_threads=num_threads))
+        how = computing.How(config.precision, config.compile, config.runtime)
+        device = "cuda" if on_gpu else "cpu"
+        self._network = cast(Any, build(spec, weights, device, num_threads=num_threads, how=how))
+        self._is_padded = how.is_compiled
         self._frame = spec.frame
         self._window: np.dtype[Any] | None = None
         self._batch_size = config.batch_size
@@ -82,7 +86,7 @@ class Classifier:
         self._watched = Watched(watch)
         self._model_timeout_seconds = config.model_timeout_seconds
         self._narrow_calls_left = 0
-        while not self._warmed_up(self._batch_size if on_gpu else 1):
+        while not self._warmed_up(self._batch_size if on_gpu or self._is_padded else 1):
             self._batch_size = -(-self._batch_size // 2)
 
     def _warmed_up(self, num_frames: int) -> bool:
@@ -212,14 +216,17 @@ class Classifier:
         indices, scores, embeddings = [], [], []
         first = 0
         for batch in self._batches(chunks):
-            probabilities, embedding = self._network(batch, is_wide=self.is_wide)
-            sums.index_add_(0, row_of_frame[first : first + len(batch)], probabilities)
+            count = len(batch)
+            if self._is_padded:
+                batch = computing.padded(batch, self._batch_size)
+            probabilities, embedding = (of[:count] for of in self._network(batch, is_wide=self.is_wide))
+            sums.index_add_(0, row_of_frame[first : first + count], probabilities)
             best = probabilities.topk(self._top_k, dim=1)
             indices.append(best.indices.to(torch.int32))
             scores.append(best.values)
             if self._embedding:
                 embeddings.append(embedding.to(torch.float16))
-            first += len(batch)
+            first += count
         answers = {"index": indices, "score": scores, "embedding": embeddings, "score_sum": [sums]}
         return {name: torch.cat(parts).cpu().numpy() for name, parts in answers.items() if parts}
 

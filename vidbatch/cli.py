@@ -20,7 +20,7 @@ from vidbatch import __version__, metrics, storage
 from vidbatch.cli_enhance import enhance
 from vidbatch.cli_shared import settings_flags, show_result
 from vidbatch.cli_train import evaluate, train, train_enhancer
-from vidbatch.config import LabelConfig, load_config
+from vidbatch.config import LabelConfig, PlanConfig, load_config, load_settings
 from vidbatch.errors import ConfigError, Stopped, VidbatchError
 
 
@@ -57,7 +57,7 @@ def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_js
     """
     config = load_config({"inputs": inputs or None, **settings}, config_file)
     if dry_run:
-        _print_plan(config, as_json=as_json)
+        _print_plan(PlanConfig.model_validate(config.model_dump()), as_json=as_json)
         return
     from vidbatch.pipeline import label as run
 
@@ -70,10 +70,18 @@ def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_js
 
 
 @cli.command()
-@settings_flags(LabelConfig)
+@settings_flags(PlanConfig)
 def plan(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **settings: Any) -> None:
-    """Say what `label` would do with the same arguments, and what it would cost; starts and writes nothing."""
-    _print_plan(load_config({"inputs": inputs or None, **settings}, config_file), as_json=as_json)
+    """Say what `label` would do with the same arguments, and what it would cost.
+
+    \b
+    vidbatch plan s3://bucket/videos --output s3://bucket/labels                from headers, in seconds
+    vidbatch plan s3://bucket/videos --output s3://bucket/labels --measure 24 --hours 8 --price-per-hour 0.40
+
+    Starts nothing without --measure, and writes nothing in either case.
+    """
+    asked = load_settings(PlanConfig, {"inputs": inputs or None, **settings}, config_file)
+    _print_plan(asked, as_json=as_json)
 
 
 @cli.command()
@@ -147,10 +155,11 @@ def _fail(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _print_plan(config: LabelConfig, *, as_json: bool) -> None:
+def _print_plan(config: PlanConfig, *, as_json: bool) -> None:
     from vidbatch.plan import make_plan
 
-    made = make_plan(config)
+    with redirect_stdout(sys.stderr):  # what is measured runs on Ray
+        made = make_plan(config)
     click.echo(json.dumps(asdict(made), indent=1) if as_json else str(made))
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vidbatch.errors import ConfigError
 from vidbatch.sampling import parse_sampling
@@ -51,9 +51,9 @@ class LabelConfig(RunSettings):
 
     inputs: tuple[str, ...] = Field(
         min_length=1,
-        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
+        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3://, gs://, az:// or http(s)://.",
     )
-    output: str = Field(min_length=1, description="Directory or s3:// prefix of the tables.")
+    output: str = Field(min_length=1, description="Directory or s3://, gs:// or az:// prefix of the tables.")
     model: str = Field(
         "efficientnet-lite0",
         min_length=1,
@@ -71,6 +71,19 @@ class LabelConfig(RunSettings):
     limit: int | None = Field(None, ge=1, description="Work on at most this many videos.")
     batch_size: int = Field(32, ge=1, le=4096, description="Frames the model sees at once.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs: auto, cpu or cuda.")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Of the model's sums: fp32 (auto on CPUs), tf32 (auto on GPUs), bf16 (GPUs, and CPUs that have "
+        "instructions for it) or fp16 (GPUs).",
+    )
+    compile: bool = Field(
+        False, description="Let torch compile the model, on GPUs: slower to start, then faster. Needs a C compiler."
+    )
+    runtime: Literal["auto", "torch"] = Field(
+        "auto",
+        description="What computes on CPUs: torch, or (auto) ONNX Runtime where it is installed and all layers of the "
+        "network are known: faster, with the same scores.",
+    )
     hand_over: Literal["rgb", "yuv420"] = Field(
         "rgb",
         description="What decoders hand to models: rgb pictures of the model's size, or unscaled yuv420 ones that are "
@@ -78,7 +91,7 @@ class LabelConfig(RunSettings):
     )
     decode_workers: int | None = Field(None, ge=1, description="Decode actors; default: one a CPU.")
     model_workers: int | None = Field(
-        None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs."
+        None, ge=1, description="Model actors; default: one a GPU, else one in four CPUs, at least one a node."
     )
     decode_timeout_seconds: float = Field(
         300.0, gt=0, description="A clip that takes longer to decode is killed and tried once more."
@@ -114,6 +127,33 @@ class LabelConfig(RunSettings):
     @classmethod
     def _sampling_parses(cls, value: str) -> str:
         return str(parse_sampling(value))
+
+
+class PlanConfig(LabelConfig):
+    """Settings of `plan`: those of the `label` run that is asked about, and what is asked."""
+
+    measure: int | None = Field(
+        None,
+        ge=1,
+        description="Label so many videos first, taken at random, on the Ray that `label` would use, and predict from "
+        "what they take; their rows are thrown away. 24 take a minute on two cores; the more, the surer.",
+    )
+    nodes: int | None = Field(
+        None, ge=1, description="Nodes to predict for; default: those that were measured, else one."
+    )
+    cpus_per_node: int | None = Field(
+        None, ge=1, description="CPUs of each; default: those of the nodes that were measured, else of this machine."
+    )
+    hours: float | None = Field(
+        None, gt=0, description="Recommend nodes that are done within so many hours, in place of --nodes."
+    )
+    price_per_hour: float | None = Field(None, ge=0, description="Of a node, in any currency.")
+
+    @model_validator(mode="after")
+    def _nodes_or_hours(self) -> Self:
+        if self.nodes is not None and self.hours is not None:
+            raise ValueError(f"hours: {self.hours:g} is not allowed beside nodes: they are what it recommends")
+        return self
 
 
 def path_as_text(value: object) -> object:

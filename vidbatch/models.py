@@ -184,7 +184,7 @@ def model_for(config: LabelConfig) -> ModelRef:
     """The model of a run, as `find_model`; ConfigError too for settings that a model of windows decides by itself."""
     sampling = config.sampling if "sampling" in config.model_fields_set else None
     ref = find_model(config.model, sampling=sampling)
-    programs.check_device(ref.architecture, config.device)
+    programs.check_settings(ref.architecture, ref.name, config)
     if ref.video is None:
         return ref
     windows = ref.video.windows

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
-from vidbatch import hf_models, programs
+from vidbatch import computing, hf_models, programs
+from vidbatch.computing import USUAL, How
 from vidbatch.errors import ModelError
 from vidbatch.model_names import LITE0, STAMP
+from vidbatch.onnx_networks import Program, program_of
 from vidbatch.schema import FrameSpec
 
 if TYPE_CHECKING:
@@ -329,12 +330,21 @@ class Network:
     """
 
     def __init__(
-        self, spec: ModelSpec, module: nn.Module, classifier: str, device: torch.device, num_threads: int
+        self,
+        spec: ModelSpec,
+        module: nn.Module,
+        classifier: str,
+        device: torch.device,
+        num_threads: int,
+        how: How,
+        program: Program | None,
     ) -> None:
+        self._program = program
         self.labels = spec.labels
         self.embedding_size = spec.embedding_size
         self.device = device
-        self._module = module.to(device).to(memory_format=torch.channels_last)
+        self._dtype = computing.dtype_of(how)
+        self._module = module.to(device, self._dtype).to(memory_format=torch.channels_last)
         # (value / 255 - mean) / std as one multiplication and one addition
         std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
         mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
@@ -344,6 +354,7 @@ class Network:
         if device.type == "cpu" and num_threads > 1:
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
         module.get_submodule(classifier).register_forward_pre_hook(self._keep)
+        computing.compiled(module, how)
 
     def __call__(self, frames_nhwc: Tensor, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x C, rows sum to 1) and embeddings (float32, N x D) of uint8 frames on the device.
@@ -362,17 +373,21 @@ class Network:
     def _run(self, frames_nhwc: Tensor) -> tuple[Tensor, Tensor]:
         # An NHWC buffer seen as NCHW is what torch calls channels_last: nothing is moved.
         images_nchw = frames_nhwc.permute(0, 3, 1, 2).to(torch.float32).mul_(self._scale).add_(self._shift)
-        logits = self._module(images_nchw)
-        return logits.float().softmax(1), _pooled(self._of_thread.features).float()
+        if self._program is not None:
+            logits, features = self._program(images_nchw)
+        else:
+            logits = self._module(images_nchw.to(self._dtype))
+            features = self._of_thread.features
+        return logits.float().softmax(1), _pooled(features).float()
 
     def _keep(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._of_thread.features = inputs[0]
 
 
 def build(
-    spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1
+    spec: ModelSpec, weights: bytes, device: str = "cpu", *, num_threads: int = 1, how: How = USUAL
 ) -> Network | NetworkOfWindows | ProgramNetwork:
-    """The network ready to run on `cpu` or `cuda`; float32 (matrix products in TF32 on cuda).
+    """The network ready to run on `cpu` or `cuda`.
 
     Args: `num_threads` slices of a batch run at once on a CPU, each with one of torch's own threads.
     Raises ModelError for weights that do not fit.
@@ -380,7 +395,7 @@ def build(
     if spec.video is not None:
         from vidbatch.window_networks import build_windows
 
-        return build_windows(spec, spec.video, weights, device, num_threads=num_threads)
+        return build_windows(spec, spec.video, weights, device, num_threads=num_threads, how=how)
     if spec.architecture in programs.KINDS:
         from vidbatch.program_networks import build_program
 
@@ -391,26 +406,11 @@ def build(
         module = make_module(spec.architecture, len(spec.labels), spec.frame)
         fill(module, read_state(weights, spec.name), spec.name)
     classifier = probe(module, noise(spec.frame), spec.name, check=True).classifier
-    if device != "cpu":
-        torch.set_float32_matmul_precision("high")
+    where = torch.device(device)
+    computing.set_products(how, where)
+    program = None
     if not spec.details:
-        module = _fused(module, classifier, spec.frame)
-    return Network(spec, module, classifier, torch.device(device), num_threads)
-
-
-def _fused(module: nn.Module, classifier: str, frame: FrameSpec) -> nn.Module:
-    """The network with batch norms folded into their convolutions, if it can be traced and says the same then.
-
-    On one core the default model takes 12.4 ms a frame instead of 14.4, ResNet-50 87 instead of 90, MobileNetV3 7.9
-    instead of 9.0.
-    """
-    called: list[bool] = []
-    try:
-        fused: nn.Module = fuse(module)
-        hook = fused.get_submodule(classifier).register_forward_pre_hook(lambda *_: called.append(True))
-    except (ValueError, TypeError, AttributeError, RuntimeError):  # what tracing a network's own Python can end in
-        return module
-    with torch.inference_mode():
-        is_same = torch.allclose(fused(noise(frame)), module(noise(frame)), rtol=1e-3, atol=1e-3)
-    hook.remove()
-    return fused if is_same and called else module
+        module = computing.fused(module, classifier, noise(spec.frame))
+        if computing.may_be_a_program(how, where):
+            program = program_of(module, classifier, noise(spec.frame))
+    return Network(spec, module, classifier, where, num_threads, how, program)

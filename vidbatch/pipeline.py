@@ -23,6 +23,7 @@ from vidbatch.errors import ConfigError
 from vidbatch.metrics import Progress
 from vidbatch.pools import Pools, pool_sizes, sizes_now
 from vidbatch.runs import RunResult, begin, own_errors, recorded, running_ray, tune_context
+from vidbatch.shards import Clip
 from vidbatch.sink import Sink
 
 
@@ -43,10 +44,12 @@ def label(
     *,
     pools: Pools | None = None,
     stages: Stages | None = None,
+    clips: list[Clip] | None = None,
 ) -> LabelResult:
     """Label every video of the archive that has no row yet, and publish `videos` and `frames`.
 
-    Args: `pools` and `stages` are chosen from the cluster's resources and the real ones where not given.
+    Args: `pools` and `stages` are chosen from the cluster's resources and the real ones where not given; `clips` of
+    the archive are worked on in place of all that have no row.
     Raises ConfigError before the first task for anything the user got wrong, TooManyFailures when the first videos
     all fail for one reason, KeyboardInterrupt after a clean stop. All of them, and a kill, are resumed by a rerun.
     """
@@ -77,7 +80,9 @@ def label(
         is_followed, pools = pools is None, pools or pool_sizes(config)
         record.pools = pools._asdict()
         with watching.over_run(progress.warn) as watch:
-            given = _predictions(config, begun.done, spec, weights, pools, stages, watch, is_followed=is_followed)
+            given = _predictions(
+                config, begun.done, spec, weights, pools, stages, watch, clips=clips, is_followed=is_followed
+            )
             for table in given:
                 sink.add(table)
                 report()
@@ -98,11 +103,12 @@ def chain(
     pools: Pools,
     stages: Stages | None = None,
     watch: Any = None,
+    clips: list[Clip] | None = None,
 ) -> Any:
     """The Ray Data dataset of blocks of PREDICTIONS: nothing runs until it is iterated.
 
     Args: `weights` is an ObjectRef of the weights' bytes, so that they cross the network once per node and no node
-    needs the file they came from; `watch` is told what actors are busy with.
+    needs the file they came from; `watch` is told what actors are busy with; `clips` stand for the archive.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -113,7 +119,7 @@ def chain(
     if spec.video is not None:
         planner = decode.keep_whole
         decoder_arguments.append(spec.video.windows)
-    archive = source.archive_datasource(config, done, planner=planner, num_decoders=pools.decode_workers)
+    archive = source.archive_datasource(config, done, planner=planner, num_decoders=pools.decode_workers, clips=clips)
     packs = ray.data.read_datasource(archive, num_cpus=0.01, override_num_blocks=1)
     pixels = packs.map_batches(
         blocks.giving_blocks(stages.decoder),
@@ -159,12 +165,13 @@ def _predictions(
     stages: Stages | None,
     watch: Any,
     *,
+    clips: list[Clip] | None,
     is_followed: bool,
 ) -> Iterator[pa.Table]:
     import ray
 
     tune_context(pools.decode_workers)
-    dataset = chain(config, done, spec, ray.put(weights), pools, stages, watch)
+    dataset = chain(config, done, spec, ray.put(weights), pools, stages, watch, clips)
     if is_followed:
         growth.follow_cluster(dataset, partial(sizes_now, config, pools), partial(_tell_sizes, watch))
     with own_errors():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from vidbatch import blocks
+from vidbatch import blocks, computing
 from vidbatch.classify import check_device
 from vidbatch.config import LabelConfig
 
@@ -38,18 +38,22 @@ class Pools(NamedTuple):
 def pool_sizes(config: LabelConfig, nodes: Sequence[Mapping[str, float]] | None = None) -> Pools:
     """Actors a stage, from the cluster's resources: one decoder a CPU; one model a GPU, else one in four CPUs.
 
+    On CPUs each node has a model at least: decoders alone can then use every CPU, and so can models with their threads.
+    What one pool leaves, the other takes, by the system's own scheduling, and nothing has to be moved between them.
     Decoders and models ask for equal shares of the CPUs, the largest with which all of them find a place, also when a
     node is lost: one too many would wait for a decoder to end, which may itself wait for the model to take its frames.
     Beside a GPU a model asks for no CPU, so that decoders cannot take its place. A single node has room for twice as
     many: when a second one joins, its actors must find a place on the first (see sizes_now).
     Args: `nodes` that may be used, CPU and GPU of each; all of the cluster's where not given.
     """
-    nodes = _nodes() if nodes is None else nodes
+    nodes = nodes_alive() if nodes is None else nodes
     cpus = max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
     gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
     on_gpu = gpus > 0 and config.device != "cpu"
     check_device(config.device, num_gpus=gpus)
-    model_workers = config.model_workers or (gpus if on_gpu else max(1, cpus // 4))
+    computing.check(computing.How(config.precision, config.compile), on_gpu=on_gpu)
+    num_with_cpus = sum(node.get("CPU", 0.0) >= 1 for node in nodes)
+    model_workers = config.model_workers or (gpus if on_gpu else max(1, num_with_cpus, cpus // 4))
     decode_workers = config.decode_workers or cpus
     num_sharing = decode_workers if on_gpu else decode_workers + model_workers
     is_alone = sum(node.get("CPU", 0.0) > 0 for node in nodes) == 1
@@ -92,7 +96,7 @@ def workers_alone(workers: int | None, device: Device = "cpu", workers_per_gpu: 
     Args: `workers_per_gpu`, where there is work for GPUs: so many share each, if there are GPUs and `device` allows.
     Raises ConfigError for a device that there is not.
     """
-    nodes = _nodes()
+    nodes = nodes_alive()
     gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
     cpus = max(1, int(sum(node.get("CPU", 0.0) for node in nodes)))
     if workers_per_gpu is not None:
@@ -104,7 +108,8 @@ def workers_alone(workers: int | None, device: Device = "cpu", workers_per_gpu: 
     return PoolAlone(num_workers, _cpu_share(_survivors(nodes), num_workers))
 
 
-def _nodes() -> list[Mapping[str, float]]:
+def nodes_alive() -> list[Mapping[str, float]]:
+    """CPU, GPU and other resources of each node of the cluster that this process is connected to."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

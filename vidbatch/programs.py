@@ -14,6 +14,7 @@ from pydantic import Field
 
 from vidbatch import storage
 from vidbatch.bundles import PictureSpec, Rgb, read_spec
+from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError, ModelError
 
 Kind = Literal["onnx", "pt2"]
@@ -45,7 +46,7 @@ def is_program(text: str) -> bool:
 
 
 def read_program(place: str) -> Program:
-    """The program at a path, file: or s3:// URL, and what stands beside it. Raises ConfigError in one sentence."""
+    """The program at a path or URL, and what stands beside it. Raises ConfigError in one sentence."""
     place = os.path.expanduser(place.removeprefix("file:") if not place.startswith("file://") else place)
     base, _, suffix = place.rpartition(".")
     kind: Kind = "onnx" if suffix == "onnx" else "pt2"
@@ -59,9 +60,12 @@ def read_program(place: str) -> Program:
     return Program(kind, config, _whole(content, place) if kind == "onnx" else content)
 
 
-def check_device(architecture: str, device: str) -> None:
-    """Raise ConfigError when `cuda` is asked for and ONNX Runtime as it is installed cannot use it."""
-    if architecture == "onnx" and device == "cuda":
+def check_settings(architecture: str, name: str, config: LabelConfig) -> None:
+    """Raise ConfigError for what the installed ONNX Runtime cannot do, and for what no program lets one choose."""
+    if architecture in KINDS and (config.precision != "auto" or config.compile):
+        chosen = f"precision: {config.precision!r}" if config.precision != "auto" else "compile: True"
+        raise ConfigError(f"{chosen} is not allowed: {name!r} computes as it was exported; leave it out")
+    if architecture == "onnx" and config.device == "cuda":
         import onnxruntime
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

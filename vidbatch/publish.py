@@ -171,8 +171,8 @@ def config_digest(config: LabelConfig, model_digest: str) -> str:
         "top_k": config.top_k,
         "embedding": config.embedding,
     }
-    if config.hand_over != "rgb":
-        parts["hand_over"] = config.hand_over
+    usual = {"hand_over": "rgb", "precision": "auto"}
+    parts |= {name: getattr(config, name) for name in usual if getattr(config, name) != usual[name]}
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -119,7 +119,7 @@ def tick_of(seconds: float, time_base: Fraction) -> int:
 
 def seconds_of(tick: int, time_base: Fraction) -> float:
     """The float64 nearest to a tick; `tick_of` gives that tick back."""
-    return float(tick * time_base)
+    return tick * time_base.numerator / time_base.denominator  # of integers: rounded once, and no Fraction is made
 
 
 class Wanted(Protocol):

@@ -281,37 +281,65 @@ def iter_packs(
 
 
 def read_work(
-    config: LabelConfig, done: DoneVideos, planner: Planner, *, part: int, num_parts: int, num_decoders: int = 1
+    config: LabelConfig,
+    done: DoneVideos,
+    planner: Planner,
+    *,
+    part: int,
+    num_parts: int,
+    num_decoders: int = 1,
+    clips: Iterable[Clip] | None = None,
 ) -> Iterator[pa.Table]:
-    """Tables of schema.WORK, one row (one pack) each, for one of `num_parts` disjoint parts of the archive."""
-    pending = _pending(config, done, part=part, num_parts=num_parts, keeps_indexes=True)
+    """Tables of schema.WORK, one row (one pack) each, for one of `num_parts` disjoint parts of the archive.
+
+    Args: `clips` stand for the archive, where given.
+    """
+    pending = clips
+    if pending is None:
+        pending = _pending(config, done, part=part, num_parts=num_parts, keeps_indexes=True)
     long_video_bytes = config.long_video_mb * 2**20
     for pack in iter_packs(pending, planner, num_decoders=num_decoders, long_video_bytes=long_video_bytes):
         yield pa.Table.from_pylist([{"clips": pack}], schema=WORK)
 
 
 def archive_datasource(
-    config: LabelConfig, done: DoneVideos, *, planner: Planner, num_read_tasks: int = 1, num_decoders: int = 1
+    config: LabelConfig,
+    done: DoneVideos,
+    *,
+    planner: Planner,
+    num_read_tasks: int = 1,
+    num_decoders: int = 1,
+    clips: list[Clip] | None = None,
 ) -> Any:
     """A ray.data.Datasource of schema.WORK, one pack a row, listed lazily while the rows are consumed.
 
     Args: `planner` cuts a video of more than `config.long_video_mb` into clips, inside the read task.
-    `num_read_tasks` list in parallel, each a disjoint part of the archive; with `config.limit` there is one. Ray must
-    be running: what is done goes to the workers through its object store. Rows stay apart only under a
-    `DataContext.target_max_block_size` of 1; Ray would gather thousands of them into one block otherwise.
+    `num_read_tasks` list in parallel, each a disjoint part of the archive; with `config.limit` there is one. `clips`
+    are worked on in place of all that can be listed. Ray must be running: what is done goes to the workers through its
+    object store. Rows stay apart only under a `DataContext.target_max_block_size` of 1; Ray would gather thousands of
+    them into one block otherwise.
     """
     import ray
 
-    num_parts = 1 if config.limit is not None else num_read_tasks
-    return _archive_class()(partial(_read_part, config, ray.put(done), planner, num_parts, num_decoders), num_parts)
+    num_parts = 1 if config.limit is not None or clips is not None else num_read_tasks
+    read_part = partial(_read_part, config, ray.put(done), planner, num_parts, num_decoders, clips)
+    return _archive_class()(read_part, num_parts)
 
 
 def _read_part(
-    config: LabelConfig, done: Any, planner: Planner, num_parts: int, num_decoders: int, part: int
+    config: LabelConfig,
+    done: Any,
+    planner: Planner,
+    num_parts: int,
+    num_decoders: int,
+    clips: list[Clip] | None,
+    part: int,
 ) -> Iterator[pa.Table]:
     import ray
 
-    yield from read_work(config, ray.get(done), planner, part=part, num_parts=num_parts, num_decoders=num_decoders)
+    yield from read_work(
+        config, ray.get(done), planner, part=part, num_parts=num_parts, num_decoders=num_decoders, clips=clips
+    )
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidbatch import hf_models, networks
+from vidbatch import computing, hf_models, networks
 from vidbatch.bundles import HALF, Windowed, WindowModel
+from vidbatch.computing import USUAL, How
 from vidbatch.errors import ModelError
 from vidbatch.networks import Facts
 from vidbatch.schema import FrameSpec
@@ -55,7 +56,7 @@ def inspect_windows(video: Windowed, weights: bytes, frame: FrameSpec, where: st
 
 
 def build_windows(
-    spec: ModelSpec, video: Windowed, weights: bytes, device: str, *, num_threads: int
+    spec: ModelSpec, video: Windowed, weights: bytes, device: str, *, num_threads: int, how: How
 ) -> NetworkOfWindows:
     """The network ready to run on `cpu` or `cuda`. Raises ModelError for weights that do not fit."""
     module: nn.Module
@@ -64,10 +65,10 @@ def build_windows(
     else:
         module = _network(video, spec.frame, len(spec.labels))
         networks.fill(module, networks.read_state(weights, spec.name), spec.name)
-    if device != "cpu":
-        torch.set_float32_matmul_precision("high")
+    where = torch.device(device)
+    computing.set_products(how, where)
     return NetworkOfWindows(
-        module, video, spec.frame, spec.mean, spec.std, torch.device(device), num_threads, labels=spec.labels
+        module, video, spec.frame, spec.mean, spec.std, where, num_threads, labels=spec.labels, how=how
     )
 
 
@@ -112,9 +113,11 @@ class NetworkOfWindows:
         num_threads: int,
         *,
         labels: tuple[str, ...] = (),
+        how: How = USUAL,
     ) -> None:
         self.labels = labels
         self.device = device
+        self._how = how
         self._target = video.target
         self.dtype = window_dtype(video.windows.num_frames, frame.height, frame.width)
         self._module = module.eval().to(device)
@@ -124,6 +127,7 @@ class NetworkOfWindows:
         if device.type == "cpu" and num_threads > 1:
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
         module.get_submodule(_name_of_last_layer(module)).register_forward_pre_hook(self._keep)
+        computing.compiled(module, how)
 
     def __call__(self, windows: Any, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x K, rows sum to 1) and embeddings (float32, N x D) of windows in memory.
@@ -142,7 +146,8 @@ class NetworkOfWindows:
     def _run(self, windows: Any) -> tuple[Tensor, Tensor]:
         frames, is_real = tensors_of(windows, self.device)
         inputs = self._prepare(to_float(frames))
-        logits = self._module(inputs.images, is_real, inputs.features)
+        with computing.autocast(self._how, self.device):
+            logits = self._module(inputs.images, is_real, inputs.features)
         features = cast(Tensor, self._of_thread.features).float()
         if self._target is not None:
             return logits.float() * self._target.std + self._target.mean, features

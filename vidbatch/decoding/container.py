@@ -48,11 +48,14 @@ DECODER_THREADS: Final = 1
 """A decoder has one core, and long videos are cut: two decoders get through many videos, and through a long one, sooner
 than one with two threads (benchmarks/threads.py)."""
 
-_PROBE_BYTES: Final = 1 << 18
+_PROBE_BYTES: Final = 1 << 16
 _SMALLEST_VIDEO_BYTES: Final = 2048
 _SMALLEST_STREAM_BYTES: Final = 256
 """What begins like a container, cannot be opened or holds no video, and is smaller, is the beginning of something."""
 _INDEXED: Final = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"})
+_CUED: Final = "matroska,webm"
+_WORTH_READING_CUES_BYTES: Final = 8 * 2**20
+"""A smaller video is fetched whole."""
 SKIPPED: Final = {"matroska,webm": "", "flv": "Packet mismatch"}
 """Demuxers that skip damage to where they find their feet again, and what of their errors says that they did."""
 _WITHOUT_DURATION: Final = frozenset({"mpegts", "mpeg"})
@@ -117,6 +120,8 @@ class Video:
             raise VideoError("empty", "the object holds no bytes")
         self._start = stream.read(_PROBE_BYTES)
         self._source.seek(0)
+        self.cues: list[tuple[int, int]] = []
+        """Some keyframes, in order, as far as `read_cues` found any: when each is shown, and where it is stored."""
         self.num_packets_in_all = 0
         """Packets read so far, those before going back to the first one too."""
         self._begin()
@@ -178,6 +183,13 @@ class Video:
         """All packets by decoding time, where the container lists them."""
         entries = self.stream.index_entries
         return entries if "mov" in self.demuxer and len(entries) else None
+
+    def read_cues(self) -> None:
+        """Learn what a Matroska file tells of its keyframes, mostly at its end; leaves the video at its beginning."""
+        if self.demuxer == _CUED and self._source.size_bytes > _WORTH_READING_CUES_BYTES:
+            if self.seek(self.stream.start_time or 0):
+                self.cues = sorted((entry.timestamp, entry.pos) for entry in self.stream.index_entries)
+            self.reopen()
 
     def expect(self, ranges: Iterator[tuple[int, int]]) -> None:
         """Say which bytes of the file are going to be read, in ascending order."""

@@ -22,7 +22,7 @@ from vidbatch import storage
 from vidbatch.decoding.container import Video, open_clip
 from vidbatch.decoding.held import Shown
 from vidbatch.decoding.log import Log
-from vidbatch.decoding.measure import end_of_last_frame
+from vidbatch.decoding.measure import end_of_last_frame, frame_ticks
 from vidbatch.decoding.pictures import PictureMaker, Pixels
 from vidbatch.decoding.reading import FrameReader
 from vidbatch.decoding.route import Aim
@@ -47,6 +47,7 @@ from vidbatch.yuv import Layout
 
 CHUNK_BYTES: Final = 16 * 2**20
 CHUNK_FRAMES: Final = 64
+_SPARSE_SECONDS: Final = 2  # keyframes are hardly ever closer
 _SEEK_FROM_SECONDS: Final = 5
 """A first wanted time nearer to the start than this is reached by decoding from there."""
 
@@ -107,6 +108,7 @@ class ClipSample:
         self._times = None if times is None else sorted(tick_of(t, video.time_base) for t in times)
         self._origin: int | None = None
         self._whole_end = 0
+        self._counted: Times | None = None
         is_last_wanted = self._sampling.kind == "times" and self._end is None
         self.wants_all = self._sampling.kind == "all" and self._times is None
         self.reader = FrameReader(
@@ -198,9 +200,11 @@ class ClipSample:
 
     def _frames(self) -> Generator[Shown | None, None, None]:
         """The decoded frames that may matter, with a None each time that enough of the video has passed."""
+        if self._times is None:
+            self._measure()
+        if self._is_sparse:
+            self._video.read_cues()
         target = self._seek_target()
-        if self._times is None and self._sampling.kind in ("fps", "nearest_keyframe", "count"):
-            self._measure(behind_start=target is not None)
         bound = round(Fraction(self._bounds.max_duration_seconds) / self._video.time_base)
         first: int | None = None
         reported = 0
@@ -215,13 +219,20 @@ class ClipSample:
                 yield shown
 
     @property
+    def _is_sparse(self) -> bool:
+        """Whether wanted times lie further apart than keyframes, or may."""
+        seconds, number = self._video.header["duration_seconds"], self.num_frames_at_most
+        return not self._goes_by_keyframes and bool(seconds and number and seconds > _SPARSE_SECONDS * number)
+
+    @property
     def _goes_by_keyframes(self) -> bool:
         return self._sampling.kind == "nearest_keyframe" and self._times is None
 
     @property
     def _goes_by_all_before(self) -> bool:
         """Whether it depends on what is before the clip which of its frames are in the sample."""
-        return self._goes_by_keyframes or (self._sampling.kind == "every" and self._times is None)
+        counts = self._sampling.kind == "every" and self._times is None and self._counted is None
+        return self._goes_by_keyframes or counts
 
     def _seek_target(self) -> int | None:
         """The tick to begin near, None for the beginning."""
@@ -234,16 +245,20 @@ class ClipSample:
         near = (self._video.stream.start_time or 0) + round(_SEEK_FROM_SECONDS / self._video.time_base)
         return self._times[0] if self._times[0] > near else None
 
-    def _measure(self, *, behind_start: bool) -> None:
-        """Find out what a grid over the whole video depends on, before its part of it is decoded."""
-        has_end = self._sampling.kind in ("nearest_keyframe", "count")
-        if not has_end and not behind_start:
+    def _measure(self) -> None:
+        """Find out what a sample of the whole video depends on, before this part of it is decoded."""
+        kind = self._sampling.kind
+        has_end = kind in ("nearest_keyframe", "count")
+        counts = kind == "every" and self._sampling.number > 1
+        if not (has_end or counts or (kind == "fps" and self._start is not None)):
             return
         first = self.reader.first()
         if first is not None:
             self._origin = first.tick
             if has_end:
                 self._whole_end = end_of_last_frame(self._video, decoding_delay=first.decoding_delay)
+            if counts and (ticks := frame_ticks(self._video, first_tick=first.tick)) is not None:
+                self._counted = Times(ticks[:: self._sampling.number])
         self._video.reopen()
 
     def _selector(self, *, first_tick: int) -> Selector:
@@ -262,6 +277,8 @@ class ClipSample:
             return TimeSelector(Times(even_ticks(self._sampling.number, origin, self._whole_end)))
         if kind == "keyframes":
             return KeyframeSelector()
+        if self._counted is not None:
+            return TimeSelector(self._counted)
         return CountingSelector(self._sampling.number if kind == "every" else 1)
 
 
@@ -306,8 +323,9 @@ class _Chunks:
         return self._buffer[place] if place < len(self._buffer) and self._buffer.shape[1:] == shape else None
 
     def add(self, shown: Shown, video: Video) -> None:
-        frame, aspect = frame_of(shown), video.stream.sample_aspect_ratio
+        frame = frame_of(shown)
         layout = self._layout_of(frame, video)
+        aspect = None if isinstance(frame, np.ndarray) else video.stream.sample_aspect_ratio
         if self._buffer is None or layout != self._layout:
             self._layout = layout
             if isinstance(frame, np.ndarray):
@@ -320,7 +338,7 @@ class _Chunks:
         out = self._buffer[len(self._pts_seconds)]
         if isinstance(frame, np.ndarray):
             self._num_made_ahead -= 1
-            if frame.ctypes.data != out.ctypes.data:
+            if not np.may_share_memory(frame, out):
                 out[...] = frame
         elif layout is None:
             self._maker.make(frame, aspect, out)

@@ -166,10 +166,10 @@ class FrameReader:
     def _land(self, left: _Pass, jump: Jump) -> _Pass:
         packets = left.packets
         if jump.seek_tick is not None:
-            left_at = packets[0].dts
+            left_at = _moment(packets[0])
             self._has_sought = True
             packets = Lookahead(self._video, self._log) if self._video.seek(jump.seek_tick) else packets
-            if not packets.fill(1) or (packets[0].dts or 0) <= (left_at or 0):
+            if not packets.fill(1) or _moment(packets[0]) <= left_at:
                 raise _WrongWay("a seek did not lead ahead")
         elif jump.packets_ahead is not None:
             packets.drop(jump.packets_ahead)
@@ -187,6 +187,11 @@ class FrameReader:
         return Route(
             self._video, packets, self.entries, made=made, may_seek=self._may_seek, wants_last=self._wants_last
         )
+
+
+def _moment(packet: VideoPacket) -> int:
+    """When a packet is decoded, or shown where behind a seek that is not known."""
+    return (packet.pts or 0) if packet.dts is None else packet.dts
 
 
 class _WrongWay(Exception):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterator
+from fractions import Fraction
 from heapq import heappop, heappush
 from typing import Final, Literal, NamedTuple
 
@@ -29,6 +30,8 @@ HEVC's goes by a mark that holds within one temporal layer; VP8's, VP9's and AV1
 
 _WORTH_SEEKING_PACKETS: Final = 16
 """Fewer are dropped as they come: a seek costs more. No seek costs a request: storages are told before (`expect`)."""
+_MORE_THAN_EVEN: Final = Fraction(5, 4)
+"""How much of a group of pictures is read for one amid it, over what it would be if all were of equal size."""
 _MOST_APART_SECONDS: Final = 10
 """Where decoding times are further apart, the clock may have started anew."""
 
@@ -125,9 +128,12 @@ class Route:
 
     def expect(self, aim: Aim) -> None:
         """Tell the storage which bytes the way to all that is wanted leads over, where an index says."""
-        if self._video.index is None or not self.is_plain:
+        if not self.is_plain:
             return
-        self._video.expect(self._ranges_of_keyframes() if aim == "keyframes" else self._ranges_of_wanted(aim))
+        if self._video.index is not None:
+            self._video.expect(self._ranges_of_keyframes() if aim == "keyframes" else self._ranges_of_wanted(aim))
+        elif self._video.cues and aim != "keyframes":
+            self._video.expect(self._ranges_of_cues(aim))
 
     def _ranges_of_wanted(self, wanted: Wanted) -> Iterator[tuple[int, int]]:
         index = self._video.index
@@ -140,6 +146,22 @@ class Route:
             if last < 0 or last + 1 >= len(index):
                 return
             tick = wanted.next_from(tick + 1)
+
+    def _ranges_of_cues(self, wanted: Wanted) -> Iterator[tuple[int, int]]:
+        cues = self._video.cues
+        tick = wanted.next_from(-(2**63) if self._target is None else self._target)
+        while tick is not None:
+            number = max(0, self._cue_up_to(tick))
+            if number + 1 >= len(cues):
+                return  # as far as is read on from there
+            (shown, pos), (next_shown, next_pos) = cues[number], cues[number + 1]
+            share = min(Fraction(1), Fraction(max(0, tick - shown), max(1, next_shown - shown)) * _MORE_THAN_EVEN)
+            yield pos, pos + max(1, round((next_pos - pos) * share))
+            tick = wanted.next_from(tick + 1)
+
+    def _cue_up_to(self, tick: int) -> int:
+        """Number of the last cue that is shown at the tick or before, -1 if there is none."""
+        return bisect_right(self._video.cues, (tick, 2**63)) - 1
 
     def _ranges_of_keyframes(self) -> Iterator[tuple[int, int]]:
         index = self._video.index
@@ -182,14 +204,15 @@ class Route:
 
     def is_needless(self, packet: VideoPacket, aim: Aim) -> bool:
         """Whether this packet, just taken, is not wanted itself; whether others refer to it is another question."""
-        if not self.is_plain or packet.is_keyframe or packet.is_discard or packet.is_corrupt:
+        if not self.is_plain or packet.pts is None or packet.is_discard or packet.is_corrupt:
             return False
-        if packet.pts is None or self._first_sent is None:
-            return False
-        if packet.pts <= self._first_sent:  # shown before the first keyframe: says where a pass really begins
+        if self._first_sent is None:
+            if self._made is None:  # frames are counted, and times, from the first one
+                return False
+        elif packet.pts <= self._first_sent:  # shown before the first keyframe: says where a pass really begins
             return self._made is not None
         if aim == "keyframes":
-            return True
+            return not packet.is_keyframe
         ahead = _first_behind(packet.pts, self._packets.ticks)
         if ahead is not None and self._target is not None and ahead <= self._target:
             return True  # another one is shown at the first time wanted of those that are left
@@ -301,6 +324,8 @@ class Route:
             seek_tick = self._if_far(index.search_timestamp(target - self._keyframe_delay))
             if seek_tick is not None:
                 return Jump(None, seek_tick, target)
+        elif (seek_tick := self._cue_if_far(target)) is not None:
+            return Jump(None, seek_tick, target)
         keyframes: list[int] = []
         number = 0
         last_dts = self._last_dts
@@ -332,6 +357,15 @@ class Route:
             return None
         # A presentation time: FFmpeg goes further back if frames shown before an open keyframe are asked for.
         return index[number].timestamp + self._keyframe_delay
+
+    def _cue_if_far(self, target: int) -> int | None:
+        """When the last cue is shown that leads to the target, if it is worth a seek."""
+        number = self._cue_up_to(target)
+        here = self._packets[0].dts if self._packets[0].pts is None else self._packets[0].pts
+        if number < 0 or here is None or not self._may_seek:
+            return None
+        tick = self._video.cues[number][0]
+        return tick if tick - here > _WORTH_SEEKING_PACKETS * self._video.frame_ticks else None
 
     # --- jumps to keyframes -----------------------------------------------------------------------------------------
 

@@ -86,9 +86,11 @@ class EnhanceConfig(RunSettings):
 
     inputs: tuple[str, ...] = Field(
         min_length=1,
-        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3:// or http(s)://.",
+        description="Directories, prefixes, globs, files, tar shards or manifests; local, s3://, gs://, az:// or http(s)://.",
     )
-    output: str = Field(min_length=1, description="Directory or s3:// prefix of the videos and of their table.")
+    output: str = Field(
+        min_length=1, description="Directory or s3://, gs:// or az:// prefix of the videos and of their table."
+    )
     steps: tuple[Literal["denoise", "colour", "upscale", "interpolate"], ...] = Field(
         ("denoise",),
         description="What is done, in this order: denoise, colour, upscale, interpolate; none: encode anew only.",

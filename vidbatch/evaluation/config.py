@@ -17,7 +17,9 @@ class EvaluateConfig(RunSettings):
     inputs: tuple[str, ...] = Field(
         min_length=1, description="Labelled videos, as for train: folders of a folder per class, manifests, tar shards."
     )
-    output: str = Field(min_length=1, description="Directory or s3:// prefix of the tables, numbers and pictures.")
+    output: str = Field(
+        min_length=1, description="Directory or s3://, gs:// or az:// prefix of the tables, numbers and pictures."
+    )
     model: str = Field(min_length=1, description="As for label: a bundle (file:DIR), or any other model.")
     split: Literal["test", "validation", "train", "all"] = Field("test", description="Which videos; all: no split.")
     seed: int = Field(0, ge=0, description="Of the split; if the bundle is from train, that of the training.")

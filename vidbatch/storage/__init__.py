@@ -1,14 +1,15 @@
 """Where bytes are: a URL or path in; listings, seekable streams and atomic conditional writes out.
 
-Knows local disks, s3:// (credentials, region and endpoint from the AWS environment and profile only) and, for
-reading, http(s)://. Of one video it raises VideoError, of an input that cannot work ConfigError, of everything else
-StorageError; no message holds a query string or a password.
+Knows local disks, s3:// (credentials, region and endpoint from the AWS environment and profile only), gs:// and az://
+(from their environments only) and, for reading, http(s)://. Of one video it raises VideoError, of an input that cannot
+work ConfigError, of everything else StorageError; no message holds a query string or a password.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any, cast
 from uuid import uuid4
 
@@ -17,15 +18,16 @@ from vidbatch.storage import local
 from vidbatch.storage.globs import Glob, has_magic
 from vidbatch.storage.opening import open_clip, open_member, open_read
 from vidbatch.storage.reader import Reader
-from vidbatch.storage.types import NoSuchBucket, StoredObject
+from vidbatch.storage.types import NoSuchBucket, StoredObject, split
 from vidbatch.storage.urls import (
+    STORES,
     errors_of_a_video,
     errors_of_ours,
     http,
     normalise,
     redact,
-    s3,
     scheme_of,
+    store_of,
     words,
 )
 
@@ -69,8 +71,10 @@ def list_objects(source: str) -> Iterator[list[StoredObject]]:
     """
     try:
         scheme = scheme_of(source)
-        pages = {"file": _list_local, "s3": _list_s3}.get(scheme, _list_http)(source)
-        yield from pages
+        if scheme in STORES:
+            yield from _list_store(source, scheme)
+        else:
+            yield from _list_local(source) if scheme == "file" else _list_http(source)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"input {redact(source)!r} does not exist ({words(error)})") from error
     except PermissionError as error:
@@ -99,10 +103,10 @@ def _list_local(source: str) -> Iterator[list[StoredObject]]:
         yield [local.head(path)]
 
 
-def _list_s3(source: str) -> Iterator[list[StoredObject]]:
-    side = s3()
+def _list_store(source: str, scheme: str) -> Iterator[list[StoredObject]]:
+    side = store_of(scheme)
     url = normalise(source)
-    bucket, key = side.split(url)
+    bucket, key = split(url)
     refused: PermissionError | None = None
     if key and not key.endswith("/"):
         try:
@@ -114,14 +118,14 @@ def _list_s3(source: str) -> Iterator[list[StoredObject]]:
             pass
     if has_magic(key):
         glob = _glob(key)
-        yield from _matching(side.list_pages(bucket, glob.prefix), glob, skip=f"s3://{bucket}/")
+        yield from _matching(side.list_pages(bucket, glob.prefix), glob, skip=f"{scheme}://{bucket}/")
         return
     empty = True
     for page in side.list_pages(bucket, key.rstrip("/") + "/" if key else ""):
         empty = False
         yield page
     if empty and key:
-        raise refused or FileNotFoundError(f"no object, and none below it; s3://{bucket}/{key}* is a glob")
+        raise refused or FileNotFoundError(f"no object, and none below it; {scheme}://{bucket}/{key}* is a glob")
 
 
 def _list_http(source: str) -> Iterator[list[StoredObject]]:
@@ -156,7 +160,7 @@ def _head(source: str) -> StoredObject:
     scheme = scheme_of(source)
     if scheme == "file":
         return local.head(local.to_path(source))
-    return cast(StoredObject, s3().head(normalise(source)) if scheme == "s3" else http().head(source))
+    return cast(StoredObject, store_of(scheme).head(normalise(source)) if scheme in STORES else http().head(source))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -165,10 +169,11 @@ def _head(source: str) -> StoredObject:
 def read_bytes(url: str) -> bytes:
     """The whole object. Raises StorageError, when there is none too."""
     with errors_of_ours(url):
-        if scheme_of(url) == "file":
+        scheme = scheme_of(url)
+        if scheme == "file":
             return local.read(local.to_path(url))
-        if scheme_of(url) == "s3":
-            return cast(bytes, s3().read_with_version(normalise(url))[0])
+        if scheme in STORES:
+            return cast(bytes, store_of(scheme).read_with_version(normalise(url))[0])
     try:
         with open_read(url) as stream:
             return stream.read()
@@ -180,8 +185,8 @@ def read_with_version(url: str) -> tuple[bytes | None, str | None]:
     """The whole object and the version to give to `put_if`; (None, None) when there is none. Raises StorageError."""
     try:
         with errors_of_ours(url):
-            if _writable_scheme(url) == "s3":
-                return cast(tuple[bytes, str], s3().read_with_version(normalise(url)))
+            if store := _store(url):
+                return cast(tuple[bytes, str], store.read_with_version(normalise(url)))
             return local.read_with_version(local.to_path(url))
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError) and not isinstance(error.__cause__, NoSuchBucket):
@@ -205,15 +210,15 @@ def exists(url: str) -> bool:
 def list_files(url: str) -> list[str]:
     """URLs of all files below a folder, sorted; none when there is no such folder. For our own few files only."""
     with errors_of_ours(url):
-        if _writable_scheme(url) == "s3":
-            return cast(list[str], s3().own_files(normalise(url)))
+        if store := _store(url):
+            return cast(list[str], store.own_files(normalise(url)))
         return local.own_files(local.to_path(url))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
     """An fsspec file system and the path in it, for libraries that want one."""
-    if _writable_scheme(url) == "s3":
-        return s3().filesystem(), normalise(url).removeprefix("s3://")
+    if store := _store(url):
+        return store.filesystem(), normalise(url).partition("://")[2]
     from fsspec.implementations.local import LocalFileSystem
 
     return LocalFileSystem(), local.to_path(url)
@@ -222,18 +227,19 @@ def filesystem(url: str) -> tuple[Any, str]:
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def _writable_scheme(url: str) -> str:
+def _store(url: str) -> ModuleType | None:
+    """The module of the store that a URL is of; None: a local disk."""
     scheme = scheme_of(url)
     if scheme in ("http", "https"):
-        raise ConfigError(f"{redact(url)!r} cannot be written: allowed: a path, file:// or s3://")
-    return scheme
+        raise ConfigError(f"{redact(url)!r} cannot be written: allowed: a path, file://, s3://, gs:// or az://")
+    return None if scheme == "file" else store_of(scheme)
 
 
 def put(url: str, data: bytes) -> None:
     """Write the object whole, whatever it held; readers see the old content or the new. Raises StorageError."""
     with errors_of_ours(url):
-        if _writable_scheme(url) == "s3":
-            s3().write(normalise(url), data)
+        if store := _store(url):
+            store.write(normalise(url), data)
         else:
             local.write(local.to_path(url), data)
 
@@ -241,9 +247,9 @@ def put(url: str, data: bytes) -> None:
 def put_file(url: str, path: str) -> None:
     """Write the object whole from a local file of any size, in bounded memory; otherwise as `put`."""
     with errors_of_ours(url):
-        if _writable_scheme(url) == "s3":
+        if store := _store(url):
             with open(path, "rb") as file:
-                s3().write_file(normalise(url), file)
+                store.write_file(normalise(url), file)
         else:
             local.write_file(local.to_path(url), path)
 
@@ -252,26 +258,27 @@ def put_if(url: str, data: bytes, *, expected: str | None) -> str | None:
     """Write the object only if its version is still `expected` (None: only if there is none).
 
     Returns the version written, or None when somebody else was there first. Of any number of writers that expect the
-    same version exactly one succeeds, on a disk and on every S3 for which `probe_output` says so. Raises StorageError.
+    same version exactly one succeeds, on a disk and on every store of which `probe_output` says so. Raises
+    StorageError.
     """
     with errors_of_ours(url):
-        if _writable_scheme(url) == "s3":
-            return cast(str | None, s3().write_if(normalise(url), data, expected))
+        if store := _store(url):
+            return cast(str | None, store.write_if(normalise(url), data, expected))
         return local.write_if(local.to_path(url), data, expected)
 
 
 def delete(urls: Iterable[str]) -> None:
     """Remove objects; those that are not there are no error. Raises StorageError."""
-    on_s3 = []
+    of_store: dict[ModuleType, list[str]] = {}
     for url in urls:
-        if _writable_scheme(url) == "s3":
-            on_s3.append(normalise(url))
+        if store := _store(url):
+            of_store.setdefault(store, []).append(normalise(url))
             continue
         with errors_of_ours(url):
             local.delete(local.to_path(url))
-    if on_s3:
-        with errors_of_ours(on_s3[0]):
-            s3().delete(on_s3)
+    for store, remote in of_store.items():
+        with errors_of_ours(remote[0]):
+            store.delete(remote)
 
 
 def probe_output(url: str) -> bool:

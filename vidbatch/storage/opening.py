@@ -18,7 +18,7 @@ from vidbatch.errors import VideoError
 from vidbatch.storage import local, tar
 from vidbatch.storage.reader import FileReader, RangeReader, Reader
 from vidbatch.storage.types import BLOCK_BYTES, RangesNotSupported
-from vidbatch.storage.urls import errors_of_a_video, http, normalise, s3, scheme_of
+from vidbatch.storage.urls import STORES, errors_of_a_video, http, normalise, scheme_of, store_of
 
 _HEAD_SHARE: Final = 1 / 100
 _LEAST_HEAD_BYTES: Final = 2**18
@@ -41,7 +41,7 @@ def open_read(
     """A seekable stream over bytes [offset, offset + size) of an object, or to its end; `.bytes_read` counts.
 
     An object (or range) of at most `block_bytes` is read by one request, here; a larger one block by block as it is
-    read, in bounded memory. A range that reaches beyond the end ends there. With an `etag` (S3 and http) only that
+    read, in bounded memory. A range that reaches beyond the end ends there. With an `etag` (stores and http) only that
     version of the object is read. Raises VideoError (missing, permission, changed, storage, not_a_video), here and from
     every read.
     """
@@ -61,7 +61,8 @@ def _clipped(total: int, offset: int, size: int | None) -> int:
 
 
 def _open_ranges(source: str, *, offset: int, size: int | None, block_bytes: int, etag: str | None) -> Reader:
-    side, place = (s3(), normalise(source)) if scheme_of(source) == "s3" else (http(), source)
+    scheme = scheme_of(source)
+    side, place = (store_of(scheme), normalise(source)) if scheme in STORES else (http(), source)
     if size == 0:
         return RangeReader(_nothing, size_bytes=0, first=b"", block_bytes=block_bytes)
     start = side.fetch(place, offset, offset + (block_bytes if size is None else min(size, block_bytes)), etag)

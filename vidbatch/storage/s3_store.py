@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import count
-from mimetypes import guess_type
 from typing import Any, BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
@@ -44,8 +43,10 @@ from vidbatch.storage.types import (
     ObjectChanged,
     StoredObject,
     Unconditional,
+    content_type,
     pages_ahead,
     seconds_for,
+    split,
 )
 
 MULTIPART_BYTES: Final = 256 * 2**20
@@ -60,7 +61,6 @@ _MAX_FOLDERS: Final = 100
 
 _TRIES: Final = 4
 _PAUSE_SECONDS: Final = 0.5
-_MORE_TYPES: Final = {".mpd": "application/dash+xml"}
 _WRITER: Final = "vidbatch-writer"
 """Object metadata that tells our own write from another's when the answer to it was lost."""
 
@@ -88,12 +88,6 @@ def _filesystem(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
             "read_timeout": READ_SECONDS,
         },
     )
-
-
-def split(url: str) -> tuple[str, str]:
-    """Bucket and key of an s3:// URL; the key may hold any character, `?` and `#` too."""
-    bucket, _, key = url.partition("://")[2].partition("/")
-    return bucket, key
 
 
 def _call(method: str, url: str, **arguments: Any) -> Any:
@@ -314,9 +308,7 @@ def write(url: str, data: bytes) -> None:
 def write_file(url: str, file: BinaryIO) -> None:
     """Replace the object by what a file holds, in parts that go up side by side. Raises OSError."""
     num_bytes, writer = os.fstat(file.fileno()).st_size, uuid4().hex
-    kind = {
-        "ContentType": guess_type(split(url)[1])[0] or _MORE_TYPES.get(url[-4:], "application/octet-stream")
-    }  # browsers go by it
+    kind = {"ContentType": content_type(url)}  # browsers go by it
     if num_bytes <= _PART_BYTES:
         _put(url, file.read(), kind, writer=writer)
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from mimetypes import guess_type
 from typing import Final, NamedTuple, TypeVar
 
 PAGE_OBJECTS: Final = 1000
@@ -33,6 +34,8 @@ hours."""
 SLOWEST_BYTES_A_SECOND: Final = 2**16
 """A body that comes slower than this on the whole counts as one that stands still."""
 
+_MORE_TYPES: Final = {".mpd": "application/dash+xml"}
+
 Place = TypeVar("Place")
 Item = TypeVar("Item")
 
@@ -41,7 +44,7 @@ class StoredObject(NamedTuple):
     """One object as its storage describes it; absent facts are None."""
 
     url: str
-    """Normalised: file:///abs/path, s3://bucket/key, or http(s)://host/path with neither query nor user."""
+    """Normalised: file:///abs/path, s3://bucket/key (or gs, az), or http(s)://host/path with neither query nor user."""
     source: str
     """What `open_read` takes; may hold a query string, so it is never published."""
     size_bytes: int | None = None
@@ -85,6 +88,17 @@ class ObjectChanged(OSError):
 
 class Unconditional(OSError):
     """A storage that answers conditional writes with 'not implemented'."""
+
+
+def split(url: str) -> tuple[str, str]:
+    """Bucket (or container) and key of a store's URL; the key may hold any character, `?` and `#` too."""
+    bucket, _, key = url.partition("://")[2].partition("/")
+    return bucket, key
+
+
+def content_type(url: str) -> str:
+    """What a browser is told that the object is, by its name."""
+    return guess_type(split(url)[1])[0] or _MORE_TYPES.get(url[-4:], "application/octet-stream")
 
 
 def seconds_for(num_bytes: int) -> float:

@@ -8,7 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from vidbatch.errors import ConfigError, ErrorKind, StorageError, VideoError
@@ -16,16 +20,33 @@ from vidbatch.storage import local
 from vidbatch.storage.types import NotAFile, ObjectChanged
 
 
+class Store(NamedTuple):
+    """A kind of object storage that can be written, and what it calls its things."""
+
+    module: str
+    bucket: str
+    environment: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+
+STORES: Final = {
+    "s3": Store("s3_store", "bucket", "AWS"),
+    "gs": Store("gcs_store", "bucket", "Google", ("gcsfs",), "gcs"),
+    "az": Store("azure_store", "container", "Azure", ("adlfs",), "azure"),
+}
+
+
 def normalise(source: str) -> str:
     """The URL that names this object in tables: file:///abs, s3://bucket/key, http(s)://host/path, without query.
 
-    S3 keys and local paths are written as they are, not percent-encoded. Raises ConfigError for other schemes.
+    Keys of stores and local paths are written as they are, not percent-encoded. Raises ConfigError for other schemes.
     """
     scheme = scheme_of(source)
     if scheme == "file":
         return local.to_url(local.to_path(source))
-    if scheme == "s3":
-        return "s3://" + source.partition("://")[2]
+    if scheme in STORES:
+        return f"{scheme}://" + source.partition("://")[2]
     return str(http().to_url(source))
 
 
@@ -39,19 +60,20 @@ def redact(text: str) -> str:
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"<>]*)\?[^\s'\"<>]*")
 _SIGNATURE = re.compile(
-    r"(?i)\b(X-Amz-[A-Za-z-]+|sig|(?:[\w-]*[_-])?(?:signature|token|secret|password|secret_?key|api_?key|key_?id)"
+    r"(?i)\b(X-Amz-[A-Za-z-]+|sig|(?:[\w-]*[_-])?(?:signature|token|secret|password|secret_?key|api_?key|account_?key|key_?id)"
     r"|AWSAccessKeyId)=[^&\s'\"<>]+"
 )
 
 
 def scheme_of(source: str) -> str:
-    """file, s3, http or https; a plain path is `file`. Raises ConfigError for anything else."""
+    """file, s3, gs, az, http or https; a plain path is `file`. Raises ConfigError for anything else."""
     scheme, separator, rest = source.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return "file"
     scheme = scheme.lower()
-    if scheme not in ("file", "s3", "http", "https"):
-        raise ConfigError(f"{redact(source)!r}: {scheme}:// is not supported; allowed: a path, file, s3, http, https")
+    if scheme not in ("file", *STORES, "http", "https"):
+        allowed = f"a path, file, {', '.join(STORES)}, http, https"
+        raise ConfigError(f"{redact(source)!r}: {scheme}:// is not supported; allowed: {allowed}")
     if scheme in ("http", "https"):
         try:
             urlsplit(source)
@@ -59,17 +81,24 @@ def scheme_of(source: str) -> str:
             raise ConfigError(f"{redact(source)!r} is not a URL") from None
     host = rest.partition("/")[0]
     if scheme != "file" and not host:
-        raise ConfigError(f"{redact(source)!r} names no {'bucket' if scheme == 's3' else 'host'}")
-    if scheme == "s3" and "@" in host:
-        raise ConfigError(f"{redact(source)!r} was given with a key: credentials come from the AWS environment only")
+        raise ConfigError(f"{redact(source)!r} names no {STORES[scheme].bucket if scheme in STORES else 'host'}")
+    if scheme in STORES and "@" in host:
+        said = f"{redact(source)!r} was given with a key"
+        raise ConfigError(f"{said}: credentials come from the {STORES[scheme].environment} environment only")
     return scheme
 
 
-def s3() -> ModuleType:
-    """The S3 side, imported when it is first used: it takes a second."""
-    from vidbatch.storage import s3_store
+@cache
+def store_of(scheme: str) -> ModuleType:
+    """The module of a store that can be written, imported when it is first used: it takes a second.
 
-    return s3_store
+    Raises ConfigError where the packages that it needs are not installed.
+    """
+    store = STORES[scheme]
+    for package in store.packages:
+        if find_spec(package) is None:
+            raise ConfigError(f"{scheme}:// needs the package {package}: pip install 'vidbatch[{store.extra}]'")
+    return import_module(f"vidbatch.storage.{store.module}")
 
 
 def http() -> ModuleType:

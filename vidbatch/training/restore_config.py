@@ -21,9 +21,11 @@ class RestoreConfig(TrainSettings):
 
     inputs: tuple[str, ...] = Field(
         min_length=1,
-        description="Folders, globs, manifests or tar shards of good videos; local, s3:// or http(s)://.",
+        description="Folders, globs, manifests or tar shards of good videos; local, s3://, gs://, az:// or http(s)://.",
     )
-    output: str = Field(min_length=1, description="Directory or s3:// prefix of the network, curves and checkpoints.")
+    output: str = Field(
+        min_length=1, description="Directory or s3://, gs:// or az:// prefix of the network, curves and checkpoints."
+    )
     kind: Kind = Field(
         "denoise", description="What is learnt: denoise, artefacts (those of codecs), colour, interpolate or upscale."
     )

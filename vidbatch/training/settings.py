@@ -37,9 +37,11 @@ class TrainSettings(RunSettings):
     inputs: tuple[str, ...] = Field(
         min_length=1,
         description="Folders of a folder per class, manifests with url and label, tar shards with .cls or .json, or "
-        "the videos/*.parquet of a label run; local, s3:// or http(s)://.",
+        "the videos/*.parquet of a label run; local, s3://, gs://, az:// or http(s)://.",
     )
-    output: str = Field(min_length=1, description="Directory or s3:// prefix of the bundle, curves and checkpoints.")
+    output: str = Field(
+        min_length=1, description="Directory or s3://, gs:// or az:// prefix of the bundle, curves and checkpoints."
+    )
     train_share: float = Field(0.8, ge=0, le=1, description="Share of the videos to train with, chosen by hash.")
     validation_share: float = Field(0.1, ge=0, le=1, description="Share to choose the best epoch by; the rest: test.")
 
