@@ -169,13 +169,12 @@ class Model:
 
     def __init__(self, bundle: str) -> None:
         from vidbatch.models import find_model, load_spec
-        from vidbatch.window_networks import build_windows
+        from vidbatch.networks import build
 
         spec, weights = load_spec(find_model(f"file:{bundle}"))
-        assert spec.video is not None
         assert weights is not None
         self.labels = spec.labels
-        self._network = build_windows(spec, spec.video, weights, "cpu", num_threads=1)
+        self._network = build(spec, weights, "cpu")
 
     def __call__(self, windows: npt.NDArray[Any]) -> list[str]:
         """The label of each window."""

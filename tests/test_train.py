@@ -37,6 +37,7 @@ from vidbatch.decode import window_job
 from vidbatch.decoding.window_clips import decode_windows
 from vidbatch.errors import ConfigError, TrainingDiverged
 from vidbatch.models import find_model, load_spec
+from vidbatch.networks import build
 from vidbatch.testing import make_shard
 from vidbatch.training.classifying import Losses, bundle_config, make_network
 from vidbatch.training.config import TrainConfig, load_train_config
@@ -46,7 +47,6 @@ from vidbatch.training.optimise import Schedule
 from vidbatch.training.run import conclude, find_places, read_weights
 from vidbatch.training.videos import TrainingSet, find_videos, make_training_set, read_facts
 from vidbatch.training.worker import tensorboard_events
-from vidbatch.window_networks import build_windows
 from vidbatch.windows import window_dtype
 
 Rows = list[dict[str, Any]]
@@ -230,7 +230,7 @@ def test_a_number_is_learnt_and_told_in_its_own_unit(tmp_path: Path) -> None:
     columns = zip(windows.video, windows.centred(), windows.num_real.tolist(), strict=True)
     (found,) = loader.slices([(0, [Wanted(data.listed.clips[at], times, real) for at, times, real in columns])])
     loader.close()
-    told, _ = build_windows(spec, spec.video, weights, "cpu", num_threads=1)(found.windows)
+    told, _ = build(spec, weights, "cpu")(found.windows)
     assert data.listed.targets is not None
     errors = np.abs(told[:, 0].numpy() - data.listed.targets[windows.video])
     assert errors.mean() == pytest.approx(loop.epochs[-1]["validation_mean_error"], rel=1e-3)
