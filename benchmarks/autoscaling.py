@@ -290,7 +290,7 @@ def _child(mode: str, **flags: object) -> Row:
 
 def plot(folder: Path, content: Row) -> None:
     """Actors at work over time, of each run; predicted and measured seconds."""
-    made, (left, middle, right) = harness.figure(width=11.0, height=3.4, columns=3)
+    made, ((left, middle, right),) = harness.figure(width=11.0, height=3.4, columns=3)
     for row in content["cold"]:
         times = [when for when, stage, _ in row["first_calls"] if stage == "model"]
         number = len(row["nodes"])

@@ -133,7 +133,8 @@ def autoscaling(content: Content) -> Iterator[Line]:
     numbers = ", ".join(str(len(row["nodes"])) for row in rows)
     seconds = ", ".join(f"{row['full_use_seconds']:.0f}" for row in rows)
     question = f"seconds until {models} cold model actors are in full use, on {numbers} Ray nodes of this machine"
-    yield question, f"**{seconds}**", f"< {allowed}"
+    others = " to ".join(f"{pick(row['others_cpu_share'] for row in rows):.0%}" for pick in (min, max))
+    yield question, f"**{seconds}** (other work on the machine took {others} of it)", f"< {allowed}"
     for number, found in enumerate(content["joins"]["taking_part"], 2):
         figure = f"**{found['all_decoders_seconds']:.0f}** and **{found['model_seconds']:.0f}**"
         question = f"seconds until all decoders and the model of node {number}, which joins a run, are at work"
@@ -144,7 +145,8 @@ def autoscaling(content: Content) -> Iterator[Line]:
     for name, found in planned["plans"].items():
         figure = (
             f"**{found['over_measured']:.2f}** ({found['predicted_seconds']:.0f} s, {found['of_these_to_start']:.0f} s "
-            f"of them to start, and {planned['measured_seconds']:.0f} s; {planned['videos']} videos)"
+            f"of them to start, and {planned['measured_seconds']:.0f} s; {planned['videos']} videos; other work on the "
+            f"machine took {planned['others_cpu_share']:.0%} of it)"
         )
         yield (
             f"what `plan --measure {planned['sampled_videos']}`, on {name}, predicts for two over what the run takes",

@@ -136,7 +136,7 @@ class PlanConfig(LabelConfig):
         None,
         ge=1,
         description="Label so many videos first, taken at random, on the Ray that `label` would use, and predict from "
-        "what they take; their rows are thrown away. 24 take a minute on two cores; the more, the surer.",
+        "what they take; their rows are thrown away. 24 take half a minute on two cores; the more, the surer.",
     )
     nodes: int | None = Field(
         None, ge=1, description="Nodes to predict for; default: those that were measured, else one."
