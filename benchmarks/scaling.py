@@ -50,24 +50,23 @@ class Timeline(Progress):
         super().__init__(enabled=False)
         self.points: list[tuple[float, int]] = []  # time.time(), videos
         self.driver_cpu_seconds = 0.0
-        self._before = (time.monotonic(), 0.0, 0.0)
-        self.machine_busy_share = self.own_busy_share = self.available_gib = 0.0
+        self._before = (time.monotonic(), 0.0)
+        self.machine_busy_share = self.available_gib = 0.0
 
     def update(self, totals: Any) -> None:
         """Called with the sink's totals whenever predictions have arrived."""
         if not self.points:
             self._driver_before = time.process_time()
-            self._before = (time.monotonic(), harness.machine_busy_seconds(), harness.tree_cpu_seconds())
+            self._before = (time.monotonic(), harness.machine_busy_seconds())
         if not self.points or totals.videos != self.points[-1][1]:
             self.points.append((time.time(), totals.videos))
         self.driver_cpu_seconds = time.process_time() - self._driver_before
 
     def close(self, totals: Any = None) -> None:  # noqa: ARG002  # the interface's argument
         """Called at the end of the work."""
-        seconds, busy, own = self._before
+        seconds, busy = self._before
         core_seconds = (time.monotonic() - seconds) * (os.cpu_count() or 1)
         self.machine_busy_share = (harness.machine_busy_seconds() - busy) / core_seconds
-        self.own_busy_share = (harness.tree_cpu_seconds() - own) / core_seconds
         self.available_gib = available_gib()
 
 
@@ -98,7 +97,6 @@ def row_of(result: Any, timeline: Timeline, seconds: float) -> Row:
         "driver_cpu_share": round(timeline.driver_cpu_seconds / observed, 4),
         "driver_cpu_ms_a_video": round(1000 * timeline.driver_cpu_seconds / record.videos, 2),
         "machine_busy_share": round(timeline.machine_busy_share, 4),
-        "own_busy_share": round(timeline.own_busy_share, 4),
         "workers": workers,
     }
 
@@ -279,7 +277,7 @@ def simulated(
             row["seconds_lost"] = round(row["seconds"] - limit / (number * a_node), 2)
             print(
                 f"simulated {kind}  {number} nodes  {row['videos_per_second']:.2f} videos/s, {row['memory_gib']} GiB, "
-                f"busy: driver {row['driver_cpu_share']:.0%}, all {row['own_busy_share']:.0%}"
+                f"busy: driver {row['driver_cpu_share']:.0%}, machine {row['machine_busy_share']:.0%}"
             )
             rows.append(row)
             rows.sort(key=lambda row: int(row["nodes"]))
@@ -418,6 +416,7 @@ def main() -> None:
     if options.only != "pinned":
         nodes = options.node_counts or ([1, 2] if quick else [1, 4, 16, 32, 64])
         seconds = {"strong": 8.0, "weak": 4.0} if quick else {"strong": 240.0, "weak": 60.0}
+        seconds = {kind: seconds[kind] for kind in options.kinds}
         simulated(
             content["pinned"]["strong"][-1], nodes, seconds, content.get("simulated", {}), partial(keep, "simulated")
         )
