@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
+import json
 import os
 import re
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kuberay
 import kubernetes_validate
 import pytest
 import yaml
@@ -38,7 +41,8 @@ MANIFESTS = [
     if path != LAUNCHER
     for document in documents(path)
 ]
-RAY_KINDS = ("RayJob", "RayCluster")
+RAY_KINDS = kuberay.KINDS
+FIELDS = json.loads(kuberay.FIELDS.read_text())
 
 
 def parts(node: Any, key: str) -> Iterator[Any]:
@@ -77,30 +81,36 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
         kubernetes_validate.validate(job, KUBERNETES, strict=True)
 
 
-@pytest.mark.skipif("VIDBATCH_KUBERAY_CRDS" not in os.environ, reason="KubeRay's schemas come by no package registry")
 @pytest.mark.parametrize("manifest", [m for m in MANIFESTS if m.values[0]["kind"] in RAY_KINDS])
 def test_ray_manifests_are_what_kuberay_knows(manifest: Any) -> None:
-    """VIDBATCH_KUBERAY_CRDS: the folder helm-chart/kuberay-operator/crds of a KubeRay release."""
-    found = [documents(path)[0] for path in Path(os.environ["VIDBATCH_KUBERAY_CRDS"]).glob("*.yaml")]
-    [definition] = [crd for crd in found if crd["spec"]["names"]["kind"] == manifest["kind"]]
-    [version] = [v for v in definition["spec"]["versions"] if manifest["apiVersion"].endswith(f"/{v['name']}")]
-    schema = version["schema"]["openAPIV3Schema"]
-    schema["properties"]["metadata"] = {}
-    jsonschema.validate(manifest, _without_unknown_fields(schema))
+    jsonschema.validate(manifest, FIELDS[manifest["kind"]])
 
 
-def _without_unknown_fields(schema: Any) -> Any:
-    """The schema as a strict API server reads it: no field that it does not name."""
-    if isinstance(schema, list):
-        return [_without_unknown_fields(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    strict = {name: _without_unknown_fields(part) for name, part in schema.items()}
-    if isinstance(strict.get("properties"), dict) and strict.get("type") == "object":
-        strict.setdefault("additionalProperties", False)
-    if strict.get("x-kubernetes-int-or-string"):
-        strict.pop("type", None)
-    return strict
+@pytest.mark.parametrize(
+    ("kind", "where", "name"),
+    [
+        ("RayJob", ("spec",), "ttlSecondsAfterFinish"),
+        ("RayJob", ("spec", "rayClusterSpec"), "workerGroupsSpecs"),
+        ("RayCluster", ("spec", "headGroupSpec"), "rayStartParameters"),
+    ],
+)
+def test_a_field_that_kuberay_does_not_know_is_found(kind: str, where: tuple[str, ...], name: str) -> None:
+    [manifest, *_] = [copy.deepcopy(m.values[0]) for m in MANIFESTS if m.values[0]["kind"] == kind]
+    place = manifest
+    for part in where:
+        place = place[part]
+    place[name] = 1
+    with pytest.raises(jsonschema.ValidationError, match=name):
+        jsonschema.validate(manifest, FIELDS[kind])
+
+
+@pytest.mark.skipif("VIDBATCH_KUBERAY_CRDS" not in os.environ, reason="KubeRay's schemas come by no package registry")
+def test_the_fields_are_those_of_a_release_of_kuberay() -> None:
+    """VIDBATCH_KUBERAY_CRDS: the folder helm-chart/kuberay-operator/crds of KubeRay 1.6.2."""
+    whole = kuberay.definitions(Path(os.environ["VIDBATCH_KUBERAY_CRDS"]))
+    assert kuberay.allowed(whole) == FIELDS
+    for manifest in (m.values[0] for m in MANIFESTS if m.values[0]["kind"] in RAY_KINDS):
+        jsonschema.validate(manifest, whole[manifest["kind"]])
 
 
 def test_the_launcher_file_is_what_ray_up_takes() -> None:
