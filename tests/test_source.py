@@ -649,7 +649,7 @@ def test_rows_that_cannot_be_read_are_failed_clips(tmp_path: Path, moto_s3: Moto
         "nul\0.mp4",
         f"{moto_s3()}/gone.mp4",
         "s3://never-made/a.mp4",
-        "gs://bucket/a.mp4",
+        "ftp://host/a.mp4",
         "http://127.0.0.1:9/a.mp4?X-Amz-Signature=secret",
     ]
     (tmp_path / "m.jsonl").write_text("\n".join(json.dumps({"url": url}) for url in urls))
