@@ -122,6 +122,7 @@ def duration(path: Path) -> float:
         return float(stream.duration * stream.time_base)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_label_says_of_a_short_video_what_the_pipeline_says(model: Path, clips: LazyClips, tmp_path: Path) -> None:
     """The pipeline's own way to pick frames is followed: the first four of the video, one after the other."""

@@ -143,6 +143,7 @@ def test_time_in_which_the_consumer_does_not_ask_does_not_count(tmp_path: Path) 
     assert (clip.error_kind, len(clip.rows)) == (None, 5)
 
 
+@pytest.mark.long
 def test_the_timeout_is_for_a_clip_s_length_of_video_not_for_all_of_a_long_one() -> None:
     process = IsolatedProcess(timeout_seconds=3, memory_bytes=300 * MIB)
     assert list(process.call("faults:keep_alive", 4, 1.0)) == [({"done": True}, None)]

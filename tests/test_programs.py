@@ -158,6 +158,7 @@ def test_weights_elsewhere_than_beside_an_onnx_file_are_not_read(tmp_path: Path)
         find_model(str(path))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_label_goes_on_where_it_was_and_begins_anew_with_another_program(tmp_path: Path, clips: LazyClips) -> None:
     def label(**settings: Any) -> Any:

@@ -46,11 +46,12 @@ def clean(place: Path, local_ray: None) -> tuple[list[dict[str, Any]], list[dict
     return videos, frames
 
 
-def test_the_driver_killed_again_and_again_loses_and_doubles_nothing_and_no_finished_video_is_done_again(
-    place: Path, clean: Any
+@pytest.mark.parametrize("num_kills", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_driver_killed_again_and_again_loses_and_doubles_nothing_and_no_finished_video_is_done_again(
+    place: Path, clean: Any, num_kills: int
 ) -> None:
-    output, moments = place / "driver", random.Random(3)
-    for attempt in range(2):
+    output, moments = place / f"driver-{num_kills}", random.Random(3)
+    for attempt in range(num_kills):
         before, deadline = staged(output), time.monotonic() + 100
         process = subprocess.Popen(command(place, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while len(staged(output) - before) <= attempt and process.poll() is None and time.monotonic() < deadline:

@@ -64,6 +64,7 @@ def test_access_that_ends_in_the_middle_of_a_run_is_made_good_by_the_next(place:
 
 
 @NEEDS_ROOT
+@pytest.mark.long
 def test_a_full_disk_is_one_sentence_and_a_rerun_with_room_completes(
     place: Place, vidbatch_command: Callable[..., tuple[int, str]]
 ) -> None:
