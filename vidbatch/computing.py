@@ -86,15 +86,21 @@ def dtype_of(how: How) -> torch.dtype:
     """What the layers of a network of single frames hold."""
     import torch
 
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(how.precision, torch.float32)
+    return _half(how) or torch.float32
 
 
 def autocast(how: How, device: torch.device) -> Any:
     """What has the layers of a network of windows compute so, as in training."""
     import torch
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(how.precision)
+    dtype = _half(how)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def _half(how: How) -> torch.dtype | None:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(how.precision)
 
 
 def set_products(how: How, device: torch.device) -> None:

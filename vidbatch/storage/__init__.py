@@ -18,7 +18,7 @@ from vidbatch.storage import local
 from vidbatch.storage.globs import Glob, has_magic
 from vidbatch.storage.opening import open_clip, open_member, open_read
 from vidbatch.storage.reader import Reader
-from vidbatch.storage.types import NoSuchBucket, StoredObject, split
+from vidbatch.storage.types import NoSuchBucket, StoredObject, split, split_folder
 from vidbatch.storage.urls import (
     STORES,
     errors_of_a_video,
@@ -121,7 +121,7 @@ def _list_store(source: str, scheme: str) -> Iterator[list[StoredObject]]:
         yield from _matching(side.list_pages(bucket, glob.prefix), glob, skip=f"{scheme}://{bucket}/")
         return
     empty = True
-    for page in side.list_pages(bucket, key.rstrip("/") + "/" if key else ""):
+    for page in side.list_pages(*split_folder(url)):
         empty = False
         yield page
     if empty and key:

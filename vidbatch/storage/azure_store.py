@@ -21,7 +21,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError, ServiceResponseError
 from azure.storage.blob import BlobBlock, BlobClient, BlobServiceClient, ContentSettings
 
-from vidbatch.storage.patience import Ailment, patiently
+from vidbatch.storage.patience import Ailment, is_busy, patiently
 from vidbatch.storage.types import (
     CHANGED,
     CONNECT_SECONDS,
@@ -31,7 +31,9 @@ from vidbatch.storage.types import (
     ObjectChanged,
     StoredObject,
     content_type,
+    for_each,
     split,
+    split_folder,
 )
 
 SINGLE_BYTES: Final = 64 * 2**20
@@ -110,7 +112,7 @@ def _run(url: str, call: Callable[[], Answer]) -> Answer:
 def _ailment(error: Exception) -> Ailment | None:
     status = getattr(error, "status_code", None)
     if status is not None:
-        return "busy" if status in (408, 429) or (status >= 500 and status != 501) else None
+        return "busy" if is_busy(status) else None
     return "broken" if isinstance(error, ServiceRequestError | ServiceResponseError) else None
 
 
@@ -292,13 +294,9 @@ def delete(urls: list[str]) -> None:
         with suppress(FileNotFoundError):
             _run(url, _blob(url).delete_blob)
 
-    with ThreadPoolExecutor(16, thread_name_prefix="vidbatch-delete") as pool:
-        for _ in pool.map(remove, urls):
-            pass
+    for_each(remove, urls)
 
 
 def own_files(url: str) -> list[str]:
     """URLs of all objects below a prefix that stands for a folder, sorted. Raises OSError."""
-    container, key = split(url)
-    prefix = key.rstrip("/") + "/" if key else ""
-    return sorted(found.url for page in list_pages(container, prefix) for found in page)
+    return sorted(found.url for page in list_pages(*split_folder(url)) for found in page)

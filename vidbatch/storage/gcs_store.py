@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -25,7 +24,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
 from urllib3.exceptions import HTTPError as Urllib3Error
 
-from vidbatch.storage.patience import Ailment, patiently
+from vidbatch.storage.patience import Ailment, is_busy, patiently
 from vidbatch.storage.types import (
     ANSWER_SECONDS,
     CHANGED,
@@ -37,7 +36,9 @@ from vidbatch.storage.types import (
     ObjectChanged,
     StoredObject,
     content_type,
+    for_each,
     split,
+    split_folder,
 )
 
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -126,8 +127,7 @@ def _ask(place: _Place, method: str, path: str, arguments: dict[str, Any]) -> _A
 
 def _ailment(error: Exception) -> Ailment | None:
     if isinstance(error, _Refused):
-        is_busy = error.status in (408, 429) or (error.status >= 500 and error.status != 501)
-        return "busy" if is_busy else None
+        return "busy" if is_busy(error.status) else None
     broken = (requests.ConnectionError, requests.Timeout, Urllib3Error)
     return "broken" if isinstance(error, broken) else None
 
@@ -304,13 +304,9 @@ def delete(urls: list[str]) -> None:
         with suppress(FileNotFoundError):
             _request(url, "DELETE", _path(url))
 
-    with ThreadPoolExecutor(16, thread_name_prefix="vidbatch-delete") as pool:
-        for _ in pool.map(remove, urls):
-            pass
+    for_each(remove, urls)
 
 
 def own_files(url: str) -> list[str]:
     """URLs of all objects below a prefix that stands for a folder, sorted. Raises OSError."""
-    bucket, key = split(url)
-    prefix = key.rstrip("/") + "/" if key else ""
-    return sorted(found.url for page in list_pages(bucket, prefix) for found in page)
+    return sorted(found.url for page in list_pages(*split_folder(url)) for found in page)

@@ -20,6 +20,11 @@ Ailment = Literal["busy", "broken"]
 Answer = TypeVar("Answer")
 
 
+def is_busy(status: int) -> bool:
+    """Whether an HTTP status says that the store cannot answer now, and may later."""
+    return status in (408, 429) or (status >= 500 and status != 501)
+
+
 def patiently(
     call: Callable[[], Answer],
     errors: type[Exception] | tuple[type[Exception], ...],

@@ -44,9 +44,11 @@ from vidbatch.storage.types import (
     StoredObject,
     Unconditional,
     content_type,
+    for_each,
     pages_ahead,
     seconds_for,
     split,
+    split_folder,
 )
 
 MULTIPART_BYTES: Final = 256 * 2**20
@@ -396,13 +398,9 @@ def _part_bytes(num_bytes: int) -> int:
 
 def delete(urls: list[str]) -> None:
     """Remove objects; those that are not there are no error. Raises OSError."""
-    with ThreadPoolExecutor(16, thread_name_prefix="vidbatch-delete") as pool:
-        for _ in pool.map(partial(_call, "delete_object"), urls):
-            pass
+    for_each(partial(_call, "delete_object"), urls)
 
 
 def own_files(url: str) -> list[str]:
     """URLs of all objects below a prefix that stands for a folder, sorted. Raises OSError."""
-    bucket, key = split(url)
-    prefix = key.rstrip("/") + "/" if key else ""
-    return sorted(found.url for page in pages_ahead([_Prefix(bucket, prefix)], _list_page) for found in page)
+    return sorted(found.url for page in pages_ahead([_Prefix(*split_folder(url))], _list_page) for found in page)

@@ -96,6 +96,19 @@ def split(url: str) -> tuple[str, str]:
     return bucket, key
 
 
+def split_folder(url: str) -> tuple[str, str]:
+    """The bucket of a URL that stands for a folder, and what the keys of all that is below it begin with."""
+    bucket, key = split(url)
+    return bucket, key.rstrip("/") + "/" if key else ""
+
+
+def for_each(remove: Callable[[str], object], urls: list[str]) -> None:
+    """Call a store's own way to remove one object for all of them, some at a time. Raises the first error."""
+    with ThreadPoolExecutor(16, thread_name_prefix="vidbatch-delete") as pool:
+        for _ in pool.map(remove, urls):
+            pass
+
+
 def content_type(url: str) -> str:
     """What a browser is told that the object is, by its name."""
     return guess_type(split(url)[1])[0] or _MORE_TYPES.get(url[-4:], "application/octet-stream")
