@@ -38,8 +38,8 @@ PEERS_PYTHON = REPOSITORY / ".venv-peers" / "bin" / "python"
 """Of the environment of other decoders (scripts/install.sh peers); benchmarks go without them where it is missing."""
 SAMPLE_SECONDS = 0.25
 AFTERMATH_SECONDS = 60.0
-sys.path.insert(0, str(REPOSITORY / "tests"))  # for its real clips
 """How long processes a command leaves behind (Ray's own) may take to end before the run counts as unhealthy."""
+sys.path.insert(0, str(REPOSITORY / "tests"))  # for its real clips
 
 Watch = Callable[["psutil.Process"], "str | None"]
 """Says which named group of the memory report a process belongs to; None: its memory is not asked for."""
@@ -121,6 +121,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout_seconds: float = 1800.0,
     sample_seconds: float = SAMPLE_SECONDS,
+    aftermath_seconds: float = AFTERMATH_SECONDS,
 ) -> Usage:
     """Run a command to its end and to the end of everything it started; raises InvalidRun if it fails.
 
@@ -144,7 +145,7 @@ def run(
             process.wait()
             raise InvalidRun(f"{_name(command)} took longer than {timeout_seconds:.0f} s") from None
         finally:
-            leftover = _wait_for_aftermath(tree)
+            leftover = _wait_for_aftermath(tree, aftermath_seconds)
             tree.close()
             _end_tree(tree)
         texts = [_text(out), _text(err)]
@@ -224,11 +225,11 @@ def _children_cpu_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def _wait_for_aftermath(tree: _Tree) -> list[str]:
+def _wait_for_aftermath(tree: _Tree, seconds: float) -> list[str]:
     """Names of processes that are still there some time after the command ended."""
     import psutil
 
-    deadline = time.monotonic() + AFTERMATH_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         living = []
         for process in tree.living():

@@ -36,9 +36,12 @@ from vidbatch.metrics import Progress
 Row = dict[str, Any]
 CPUS_A_NODE = 2
 """A simulated node is a copy of the machine that the waits were measured on: two cores."""
-TIMES_AS_LONG = 4
-"""Simulated videos are a minute, those that were measured 15 s: two cores have to play all nodes, and what Ray and the
-chain cost them is for each video, however long."""
+TIMES_AS_LONG = 8
+"""Simulated videos are two minutes, those that were measured 15 s: two cores have to play all nodes, and what Ray and
+the chain cost them is for each video, however long."""
+SAMPLE_SECONDS = 5.0
+"""A look at 400 processes takes time of the cores that play them."""
+ENDING_SECONDS = 300.0
 OTHERS_GIB = 2.0
 """Memory that is left to all else when nodes are simulated."""
 
@@ -71,9 +74,9 @@ class Timeline(Progress):
 
 
 def available_gib() -> float:
-    """Memory that this machine has left."""
+    """Memory that this machine has left, with what it may swap: most of the processes that play nodes only wait."""
     lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable"))
+    return sum(int(line.split()[1]) / 2**20 for line in lines if line.startswith(("MemAvailable", "SwapFree")))
 
 
 def row_of(result: Any, timeline: Timeline, seconds: float) -> Row:
@@ -167,7 +170,8 @@ def pinned(archive: Path, cores: list[int], videos_a_core: int) -> dict[str, Any
 
 def _child(mode: str, **flags: object) -> Row:
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    usage = harness.run(harness.python("scaling.py", "--child", mode, *words))
+    command = harness.python("scaling.py", "--child", mode, *words)
+    usage = harness.run(command, sample_seconds=SAMPLE_SECONDS, aftermath_seconds=ENDING_SECONDS)
     return {**usage.report, "wall_seconds_with_startup": round(usage.wall_seconds, 2)}
 
 
@@ -222,7 +226,7 @@ def simulated_cluster(nodes: int) -> Iterator[None]:
     try:
         for _ in range(nodes):
             cluster.add_node(num_cpus=CPUS_A_NODE, wait=False)
-        cluster.wait_for_nodes(timeout=300)
+        cluster.wait_for_nodes(timeout=600)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         yield
     finally:
@@ -415,7 +419,7 @@ def main() -> None:
         keep("pinned", pinned(archive, [1, 2], 4 if quick else 50))
     if options.only != "pinned":
         nodes = options.node_counts or ([1, 2] if quick else [1, 4, 16, 32, 64])
-        seconds = {"strong": 8.0, "weak": 4.0} if quick else {"strong": 240.0, "weak": 60.0}
+        seconds = {"strong": 8.0, "weak": 4.0} if quick else {"strong": 960.0, "weak": 120.0}
         seconds = {kind: seconds[kind] for kind in options.kinds}
         simulated(
             content["pinned"]["strong"][-1], nodes, seconds, content.get("simulated", {}), partial(keep, "simulated")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-BARRIER_SECONDS = 600.0
+BARRIER_SECONDS = 1200.0
 
 
 class Waits(NamedTuple):
