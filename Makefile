@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 CLIPS := .cache/demo-clips
 OUTPUT := demo-output
-BENCHMARKS ?= chain decode threads cpu_models train listing decode_memory s3_gets scaling autoscaling camera_accuracy camera_real enhance upscale interpolate ladder gpu
+BENCHMARKS ?= chain decode threads cpu_models train listing decode_memory s3_gets scaling autoscaling balance camera_accuracy camera_real enhance upscale interpolate ladder gpu
 
 .PHONY: help demo test test-long chaos lint format bench bench-decode lock wheel job clean
 

@@ -93,6 +93,29 @@ def first(archive: Path, n: int) -> Path:
     return built(f"{archive.name}_first{n}", fill)
 
 
+def turning(*, seconds: int, first: int, second: int) -> Path:
+    """Folder of H.264 mp4 files of a film, 24 fps: `first` of 1080p with long GOPs, then, by name, `second` of 108p and
+    nothing but keyframes.
+    """
+    kinds = {"1080p": (1920, ENCODE_LONG_GOPS), "108p": (192, (*ENCODE, "-g", "1"))}
+
+    def encode(folder: Path) -> None:
+        for name, (width, how) in kinds.items():
+            for number in range(4):
+                source = ("-ss", 60 + number * seconds, "-t", seconds, "-i", clip_path("bunny_whole.mp4"))
+                size = ("-vf", f"scale={width}:-2:flags=bicubic")
+                ffmpeg(*source, *size, *how, folder / f"{name}_{number}.mp4")
+
+    pieces = built(f"turning_pieces_{seconds}s", encode)
+
+    def fill(folder: Path) -> None:
+        for order, (name, count) in enumerate(zip(kinds, (first, second), strict=True)):
+            for number in range(count):
+                os.link(pieces / f"{name}_{number % 4}.mp4", folder / f"{order}_{name}_{number:03d}.mp4")
+
+    return built(f"turning_{seconds}s_{first}_{second}", fill)
+
+
 def long_1080p(seconds: int) -> Path:
     """One mp4 of that length: a real trailer scaled to 1920x1080, encoded once, then repeated by stream copy."""
     source = clip_path("sintel_trailer.mp4")

@@ -155,6 +155,19 @@ def autoscaling(content: Content) -> Iterator[Line]:
         )
 
 
+def balance(content: Content) -> Iterator[Line]:
+    """Cores in use while an archive turns from hard to decode to hard on the model."""
+    for row in content["runs"]:
+        number = len(row["nodes"])
+        on = f"{number} Ray node{'s' * (number > 1)} of {row['nodes'][0]} CPU{'s' * (row['nodes'][0] > 1)}"
+        for half, found in row["halves"].items():
+            figure = f"**{found['all']:.2f}** ({found['decode']:.2f} decoders, {found['model']:.2f} models)"
+            yield f"share of the cores in use, {on}, videos of {content['halves'][half]}", figure, ""
+        others = f"other work on the machine took {row['others_cpu_share']:.0%} of it"
+        figure = f"**{row['least_share_in_5_seconds']:.2f}** ({others})"
+        yield f"the same, {on}, in the worst five seconds, the change between the two included", figure, ""
+
+
 def camera_accuracy(content: Content) -> Iterator[Line]:
     """What the kinds of model know of camera motion, and what order is to them."""
     allowed, rows = content["allowed"], content["rows"]
@@ -437,6 +450,7 @@ def render(folder: Path = RESULTS) -> str:
         s3_gets,
         scaling,
         autoscaling,
+        balance,
         camera_accuracy,
         camera_real,
         enhance,

@@ -45,6 +45,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "s3_gets",
         "scaling",
         "autoscaling",
+        "balance",
         "camera_accuracy",
         "enhance",
         "upscale",
@@ -252,6 +253,21 @@ def test_what_joins_takes_part_when_its_own_actors_do(load: Any) -> None:
     row["joined"].pop()
     with pytest.raises(autoscaling.InvalidRun, match="1 nodes had joined"):
         autoscaling.seconds_to_take_part(row)
+
+
+def test_cores_in_use_are_told_of_each_half_and_of_the_change_between_them(load: Any) -> None:
+    balance = load("balance")
+    points, used = [], {"decode": 0.0, "model": 0.0, "rest": 0.0}
+    for half_second in range(161):
+        points.append({"at": half_second / 2, **used})
+        is_first, idles = half_second < 80, 80 <= half_second < 90
+        used["decode"] += 0.0 if idles else 0.75 if is_first else 0.1
+        used["model"] += 0.0 if idles else 0.25 if is_first else 0.8
+    row = balance.judged({"finished_at": list(range(1, 81)), "core_use": points}, {"decode": 40, "model": 40})
+    assert row["halves"]["decode"] == {"decode": 0.75, "model": 0.25, "rest": 0.0, "all": 1.0}
+    assert row["halves"]["model"]["model"] == 0.8
+    assert row["halves"]["model"]["all"] == 0.9
+    assert row["least_share_in_5_seconds"] == 0.0
 
 
 def test_waiting_stages_speak_the_schema_of_the_real_ones(load: Any) -> None:

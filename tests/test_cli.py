@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,109 @@ def test_an_unreachable_cluster_is_one_sentence(place: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert "RAY_ADDRESS: '127.0.0.1:1' cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def events(stderr: str) -> list[dict[str, Any]]:
+    """Lines of --log-format json; in between may stand what Ray says, which is JSON too."""
+    return [line for line in map(json.loads, stderr.splitlines()) if "event" in line]
+
+
+def test_json_logs_tell_each_video_and_how_the_run_ended_with_their_ids(place: Path) -> None:
+    arguments = ["label", place / "archive", "--output", place / "logged", "--model", f"file:{place / 'model'}",
+                 "--max-failed-share", 0.5, "--log-format", "json"]  # fmt: skip
+    done = run(*arguments, "--log-level", "debug")
+    assert done.returncode == 0, done.stderr
+    lines = events(done.stderr)
+    rows = {row["video_id"]: row for row in pq.read_table(place / "logged" / "videos").to_pylist()}
+    assert {(line["run_id"], line["event"]) for line in lines} >= {
+        (next(iter(rows.values()))["run_id"], event) for event in ("started", "note", "progress", "video", "ended")
+    }
+    told = {line["video_id"]: line for line in lines if line["event"] == "video"}
+    assert told.keys() == rows.keys()
+    assert len(told) == sum(line["event"] == "video" for line in lines) == 5
+    for video_id, row in rows.items():
+        line = told[video_id]
+        assert line["level"] == ("debug" if row["status"] == "ok" else "warning")
+        assert [line["url"], line["status"]] == [row["url"], row["status"]]
+        assert [line.get("error_kind"), line.get("error_message")] == [row["error_kind"], row["error_message"]]
+    assert [(lines[-1][name]) for name in ("event", "level", "state", "videos")] == ["ended", "info", "finished", 5]
+    assert lines[-1]["by_error_kind"] == {"empty": 1, "not_a_video": 1}
+    again = run(*arguments)
+    assert [line["event"] for line in events(again.stderr)] == ["started", "ended"]
+    assert events(again.stderr)[-1]["state"] == "nothing_to_do"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--log-format", "xml"], "'xml' is not one of 'text', 'json'"),
+        (["--log-format", "json", "--log-level", "all"], "'all' is not one of 'debug', 'info', 'warning', 'error'"),
+        (["--log-level", "debug"], "log_level: 'debug' is not allowed without --log-format json"),
+    ],
+)
+def test_a_way_to_log_that_there_is_not_is_one_sentence(place: Path, flags: list[str], words: str) -> None:
+    done = run("label", place / "archive", "--output", place / "out", *flags)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_a_mistake_is_a_line_of_json_too(place: Path) -> None:
+    done = run("label", place / "nothing", "--output", place / "out", "--log-format", "json")
+    assert done.returncode == 2
+    (line,) = events(done.stderr)
+    assert [line["event"], line["level"]] == ["error", "error"]
+    assert "nothing" in line["message"]
+
+
+@contextmanager
+def another_version(metadata: dict[str, str]) -> Iterator[None]:
+    """This session's Ray says that it is one of other versions."""
+    import ray
+    from ray._common.usage import usage_constants, usage_lib
+
+    gcs = ray._private.worker.global_worker.gcs_client
+    said = usage_lib.get_cluster_metadata(gcs)
+
+    def say(what: dict[str, str]) -> None:
+        key, place = usage_constants.CLUSTER_METADATA_KEY, ray._private.ray_constants.KV_NAMESPACE_CLUSTER
+        gcs.internal_kv_put(key, json.dumps(what).encode(), overwrite=True, namespace=place)
+
+    say({**said, **metadata})
+    try:
+        yield
+    finally:
+        say(said)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_of_other_versions_is_one_sentence(place: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    arguments = ["label", place / "archive", "--output", place / "nowhere", "--model", f"file:{place / 'model'}"]
+    with another_version({"ray_version": "2.9.1", "python_version": "3.10.4"}):
+        done = subprocess.run(
+            [*VIDBATCH, *map(str, arguments)],
+            capture_output=True, text=True, env={**os.environ, "RAY_ADDRESS": address}, timeout=200,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"RAY_ADDRESS: '{address}' runs Ray 2.9.1 and Python 3.10.4, this is Ray {ray.__version__}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_that_does_not_know_the_token_is_one_sentence(place: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    arguments = ["label", place / "archive", "--output", place / "nowhere", "--model", f"file:{place / 'model'}"]
+    stranger = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    done = subprocess.run(
+        [*VIDBATCH, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **stranger}, timeout=200
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"RAY_ADDRESS: '{address}' cannot be reached as a Ray cluster" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -62,7 +62,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "onnx_networks",
         ),
         "restoring": ("restoring", "restoring.*"),
-        "metrics": ("metrics",),
+        "metrics": ("metrics", "logs"),
         "results": ("results",),
     },
     {

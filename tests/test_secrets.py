@@ -145,7 +145,7 @@ def test_no_secret_is_found_again_anywhere(
     commands = {
         "plan": ["plan", *inputs, "--config", settings],
         "dry run": ["label", *inputs, "--config", settings, "--dry-run", "--json"],
-        "label": ["label", *inputs, "--config", settings],
+        "label": ["label", *inputs, "--config", settings, "--log-format", "json", "--log-level", "debug"],
         "status": ["status", output],
         "status as JSON": ["status", output, "--all", "--json"],
         "a wrong input": ["label", wrong, "--config", settings],

@@ -11,19 +11,20 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import HttpServer, MotoServer, PlainHttpServer, SeaweedServer, free_port
+from servers import Environ, HttpServer, MotoServer, PlainHttpServer, SeaweedServer, StartResponse, free_port
 from tars import make_tar
 
 from vidbatch import storage
 from vidbatch.errors import ConfigError, StorageError, VideoError
 from vidbatch.storage import opening as storage_open
+from vidbatch.storage import patience
 from vidbatch.storage import tar as storage_tar
 
 MIB = 2**20
@@ -756,7 +757,7 @@ def test_a_body_that_breaks_off_is_asked_for_again(moto_s3: MotoServer) -> None:
     assert storage.open_read(url).read() == data
     assert len(broken) == 2
     limit = 99
-    with pytest.raises(VideoError, match="storage: the connection broke 4 times"):
+    with pytest.raises(VideoError, match="storage: the connection broke again and again"):
         storage.open_read(url)
 
 
@@ -780,10 +781,8 @@ def test_a_server_that_recovers_is_asked_again(moto_s3: MotoServer, status: str)
 
 def test_a_store_that_is_busy_for_some_time_is_waited_for(moto_s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few attempts botocore has been told to make."""
-    from vidbatch.storage import s3_store
-
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(s3_store, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "_PAUSE_SECONDS", 0.01)
     url = storage.join(moto_s3(), "key")
     left = [0]
 
@@ -802,7 +801,7 @@ def test_a_store_that_is_busy_for_some_time_is_waited_for(moto_s3: MotoServer, m
     ):
         left[0] = 7
         assert call()
-    monkeypatch.setattr(s3_store, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "BUSY_SECONDS", 0.1)
     left[0] = 999
     with pytest.raises(VideoError, match="storage: 500: Internal"):
         storage.open_read(url)
@@ -817,6 +816,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for module in (types, s3_store, http_store):
         monkeypatch.setattr(module, "READ_SECONDS", 0.3)
+    for module in (types, s3_store, patience):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 1.5)
     monkeypatch.setattr(types, "SLOWEST_BYTES_A_SECOND", 1000)
     s3_store._filesystem.cache_clear()
@@ -902,8 +902,8 @@ def test_a_request_is_given_up_before_a_decoder_is() -> None:
     from vidbatch.config import LabelConfig
     from vidbatch.storage.types import ANSWER_SECONDS, BLOCK_BYTES, seconds_for
 
-    patience = LabelConfig.model_fields["decode_timeout_seconds"].default
-    assert ANSWER_SECONDS + seconds_for(BLOCK_BYTES) < patience
+    allowed_seconds = LabelConfig.model_fields["decode_timeout_seconds"].default
+    assert ANSWER_SECONDS + seconds_for(BLOCK_BYTES) < allowed_seconds
 
 
 def test_a_wrong_secret_is_one_clear_sentence(seaweed_s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -953,6 +953,50 @@ def test_credentials_may_come_from_a_profile(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     storage.put(storage.join(bucket, "a.mp4"), b"1")
     assert urls(bucket) == [f"{bucket}/a.mp4"]
+
+
+class InEurope:
+    """A gate that refuses who signs for another region than the bucket has: as S3 does, naming it, or as others do."""
+
+    def __init__(self, *, is_named: bool) -> None:
+        self.num_refused = 0
+        self._status, self._code = (
+            ("301 Moved Permanently", "PermanentRedirect")
+            if is_named
+            else ("400 Bad Request", "AuthorizationHeaderMalformed")
+        )
+        self._headers = [("x-amz-bucket-region", "eu-west-1")] if is_named else []
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes] | None:
+        if "/eu-west-1/s3/" in environ.get("HTTP_AUTHORIZATION", ""):
+            return None
+        self.num_refused += 1
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        body = f"<Error><Code>{self._code}</Code><Message>not here</Message></Error>".encode()
+        if environ["REQUEST_METHOD"] == "HEAD":
+            body = b""
+        headers = [("Content-Length", str(len(body))), ("Content-Type", "application/xml"), *self._headers]
+        start_response(self._status, headers)
+        return [body]
+
+
+def test_a_bucket_in_another_region_is_asked_there(moto_s3: MotoServer) -> None:
+    bucket = moto_s3()
+    moto_s3.gate = gate = InEurope(is_named=True)
+    storage.put(storage.join(bucket, "a.mp4"), b"12345")
+    assert urls(bucket) == [f"{bucket}/a.mp4"]
+    assert storage.read_bytes(storage.join(bucket, "a.mp4")) == b"12345"
+    assert storage.probe_output(storage.join(bucket, "labels"))
+    assert gate.num_refused > 0
+
+
+def test_a_bucket_in_a_region_that_the_store_does_not_name_is_one_sentence(moto_s3: MotoServer) -> None:
+    bucket = moto_s3()
+    moto_s3.gate = InEurope(is_named=False)
+    with pytest.raises(ConfigError, match=r"bucket '.*' is in another region: set AWS_REGION to its own"):
+        urls(bucket)
+    with pytest.raises(ConfigError, match=r"bucket '.*' is in another region: set AWS_REGION to its own"):
+        storage.probe_output(storage.join(bucket, "labels"))
 
 
 # --- http -----------------------------------------------------------------------------------------------------------
@@ -1023,15 +1067,13 @@ def test_a_web_server_that_recovers_is_asked_again(http: HttpServer) -> None:
 
 
 def test_a_busy_web_server_is_waited_for(http: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidbatch.storage import http_store
-
-    monkeypatch.setattr(http_store, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "_PAUSE_SECONDS", 0.001)
     (http.folder / "a.mp4").write_bytes(b"data")
     left = [9]
     http.gate = refusing(left, "429 Too Many Requests")
     assert storage.open_read(f"{http.url}/a.mp4").read() == b"data"
     assert len(http.requests) == 10
-    monkeypatch.setattr(http_store, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "BUSY_SECONDS", 0.1)
     left[0] = 999
     with pytest.raises(VideoError, match="storage: HTTP 429"):
         storage.open_read(f"{http.url}/a.mp4")
@@ -1061,7 +1103,7 @@ def test_a_web_server_without_ranges_is_copied_once(tmp_path: Path, monkeypatch:
             urls(f"{server.url}/nothing.mp4")
     finally:
         server.stop()
-    monkeypatch.setattr("vidbatch.storage.http_store._TRIES", 1)
+    monkeypatch.setattr("vidbatch.storage.patience.TRIES", 1)
     with pytest.raises(VideoError, match="storage: "):
         storage.stat(f"{server.url}/large.mp4")
 

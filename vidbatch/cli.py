@@ -18,7 +18,7 @@ import click
 
 from vidbatch import __version__, metrics, storage
 from vidbatch.cli_enhance import enhance
-from vidbatch.cli_shared import settings_flags, show_result
+from vidbatch.cli_shared import progress, say_error, settings_flags, show_result
 from vidbatch.cli_train import evaluate, train, train_enhancer
 from vidbatch.config import LabelConfig, PlanConfig, load_config, load_settings
 from vidbatch.errors import ConfigError, Stopped, VidbatchError
@@ -62,7 +62,7 @@ def label(inputs: tuple[str, ...], config_file: str | None, dry_run: bool, as_js
     from vidbatch.pipeline import label as run
 
     with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
-        result = run(config, metrics.Progress(enabled=not as_json))
+        result = run(config, progress(as_json=as_json))
     show_result(
         result, config.output, config.max_failed_share, as_json=as_json,
         places="tables in {where}/videos and {where}/frames",
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("vidbatch: stopped; run the same command again to go on", err=True)
+        say_error("stopped; run the same command again to go on")
         sys.stdout.flush()
         _end_local_ray()
         os._exit(130)  # at once: Ray, shut down on the way out, may end the process with exit code 1
@@ -151,7 +151,7 @@ def _stop(_signal: int, _frame: object) -> None:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    click.echo(f"vidbatch: {storage.redact(sentence)}", err=True)
+    say_error(sentence)
     sys.exit(code)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from vidbatch import metrics
-from vidbatch.cli_shared import settings_flags, show_result
+from vidbatch.cli_shared import progress, settings_flags, show_result
 from vidbatch.enhancing.config import EnhanceConfig, load_enhance_config
 
 
@@ -32,7 +31,7 @@ def enhance(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **s
     from vidbatch.enhancing.run import enhance as run
 
     with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
-        result = run(config, metrics.Progress(enabled=not as_json))
+        result = run(config, progress(as_json=as_json))
     show_result(
         result, config.output, config.max_failed_share, as_json=as_json,
         places="videos in {where}/media, table in {where}/enhanced",

@@ -1,20 +1,23 @@
-"""What the commands that work on an archive share: flags made of settings, and what is said at the end."""
+"""What the commands that work on an archive share: flags made of settings, what is said meanwhile and at the end."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vidbatch import storage
-from vidbatch.metrics import RunRecord
+from vidbatch.errors import ConfigError
+from vidbatch.logs import JsonLog, Level
+from vidbatch.metrics import Progress, RunRecord
 
 if TYPE_CHECKING:
     from vidbatch.runs import RunResult
@@ -33,9 +36,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def settings_flags(settings: type[BaseModel]) -> Callable[[F], F]:
-    """Add INPUT..., one option a setting with its description and default as help, --config and --json."""
+    """Add INPUT..., one option a setting with its description and default as help, --config, --json and how to log."""
 
     def add(command: F) -> F:
+        command = click.option(
+            "--log-level", type=click.Choice(get_args(Level)), expose_value=False, callback=_set_log_level,
+            help="With --log-format json: the least that is written; debug has a line for each video.  [default: info]",
+        )(command)  # fmt: skip
+        command = click.option(
+            "--log-format", type=click.Choice(["text", "json"]), expose_value=False, is_eager=True,
+            callback=_set_log_format,
+            help="What is said while the run works, on stderr: lines for people, or JSON with run and video ids.  "
+            "[default: text]",
+        )(command)  # fmt: skip
         command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
         for name, field in reversed(settings.model_fields.items()):
             if name != "inputs":
@@ -48,6 +61,42 @@ def settings_flags(settings: type[BaseModel]) -> Callable[[F], F]:
         return click.argument("inputs", nargs=-1, metavar="INPUT...")(command)
 
     return add
+
+
+class _Log:
+    """How this command says what it does: set by its flags, before all else."""
+
+    json: JsonLog | None = None
+
+
+_LOG: Final = _Log()
+
+
+def _set_log_format(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    _LOG.json = JsonLog() if value == "json" else None
+    if _LOG.json is not None:
+        os.environ.setdefault("RAY_BACKEND_LOG_JSON", "1")  # what Ray's own side says stands in between
+
+
+def _set_log_level(_context: click.Context, _option: click.Parameter, value: Level | None) -> None:
+    if value is None:
+        return
+    if _LOG.json is None:
+        raise ConfigError(f"log_level: {value!r} is not allowed without --log-format json: there are no levels in text")
+    _LOG.json = JsonLog(level=value)
+
+
+def progress(*, as_json: bool) -> Progress:
+    """What a run is to tell while it works. Lines for people are left out where the result is wanted as JSON."""
+    return _LOG.json or Progress(enabled=not as_json)
+
+
+def say_error(sentence: str) -> None:
+    """Say on stderr why the command ends without having done what was asked."""
+    if _LOG.json is not None:
+        _LOG.json.say("error", "error", sentence)
+    else:
+        click.echo(f"vidbatch: {storage.redact(sentence)}", err=True)
 
 
 def _names(name: str, field: FieldInfo) -> tuple[str, str]:
@@ -115,8 +164,5 @@ def show_result(result: RunResult, output: str, max_failed_share: float, *, plac
         )
     if not result.is_acceptable:
         share = result.num_failed / record.videos
-        click.echo(
-            f"vidbatch: {share:.1%} of the videos failed, more than max_failed_share allows ({max_failed_share:.1%})",
-            err=True,
-        )
+        say_error(f"{share:.1%} of the videos failed, more than max_failed_share allows ({max_failed_share:.1%})")
         sys.exit(1)

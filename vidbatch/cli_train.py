@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vidbatch import metrics, storage
-from vidbatch.cli_shared import settings_flags
+from vidbatch import storage
+from vidbatch.cli_shared import progress, settings_flags
 from vidbatch.evaluation.config import EvaluateConfig, load_evaluate_config
 from vidbatch.training.config import TrainConfig, load_train_config
 from vidbatch.training.restore_config import RestoreConfig, load_restore_config
@@ -53,7 +53,7 @@ def _train(config: TrainSettings, as_json: bool) -> TrainResult | None:
     from vidbatch.training.run import train as run
 
     with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
-        result = run(config, Progress(config, enabled=not as_json))
+        result = run(config, Progress(config, progress(as_json=as_json)))
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))
         return None
@@ -102,7 +102,7 @@ def evaluate(inputs: tuple[str, ...], config_file: str | None, as_json: bool, **
     from vidbatch.evaluation.run import evaluate as run
 
     with redirect_stdout(sys.stderr):  # Ray prints that a node was lost: stdout is for the result
-        found = run(config, metrics.Progress(enabled=not as_json))
+        found = run(config, progress(as_json=as_json))
     if as_json:
         click.echo(json.dumps({"videos": found.videos, "windows": found.windows}, indent=1))
         return

@@ -176,6 +176,15 @@ class Progress:
         if self._enabled:
             threading.Thread(target=run, daemon=True, name="count-pending").start()
 
+    def started(self, record: RunRecord) -> None:
+        """A run has begun."""
+
+    def video(self, identity: dict[str, Any], status: str, kind: str | None, message: str | None) -> None:
+        """A video is finished. Here only their number is shown; logs.py has a line for each."""
+
+    def ended(self, record: RunRecord) -> None:
+        """The run is over, however it ended."""
+
     def note(self, text: str) -> None:
         """Say what is going on before the first video is done."""
         if self._enabled:
@@ -183,6 +192,10 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """Say what the user should know of, and let it stand."""
+        self.result(text)
+
+    def result(self, text: str) -> None:
+        """Say what has come out so far, and let it stand."""
         if self._live is not None:
             self._live.console.print(f"vidbatch: {text}", markup=False, highlight=False)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -109,9 +110,11 @@ def begin(
         record=record,
         partition_of=published.first_seen().partition if by_date else (lambda _id, _today: ""),
     )
+    progress.started(record)
     if next(source.iter_pending(reading, done), None) is None:
         record.state = "nothing_to_do"
         record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
+        progress.ended(record)
     else:
         progress.count_in_background(lambda: sum(1 for _ in source.iter_pending(reading, done)))
     return begun
@@ -189,13 +192,14 @@ def running_ray() -> Iterator[None]:
     if address == "local":
         options = {"include_dashboard": False}
         # Ray's C++ side would print, in a user's terminal, that actors are restarted by arguments the driver holds.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        if "RAY_BACKEND_LOG_JSON" not in os.environ:  # but for a level it says, in a line of no JSON, that it was set
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _check_reachable(address)
         ray.init(address=address, runtime_env=bring, log_to_driver=False, logging_level="ERROR", **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"RAY_ADDRESS: {address!r} cannot be reached as a Ray cluster: {error}") from None
+        raise ConfigError(f"RAY_ADDRESS: {address!r} {_why_not(error)}") from None
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init put its own there: a stopped job would count as crashed
     try:
@@ -206,6 +210,15 @@ def running_ray() -> Iterator[None]:
         ray.shutdown()
         raise
     ray.shutdown()
+
+
+def _why_not(error: Exception) -> str:
+    """Why a cluster takes no driver from here, in a sentence."""
+    versions = re.findall(r"(Ray|Python): (\S+)", str(error))
+    if str(error).startswith("Version mismatch") and len(versions) == 4:
+        its, own = (" and ".join(map(" ".join, pair)) for pair in (versions[:2], versions[2:]))
+        return f"runs {its}, this is {own}: they have to be the same (or send the job there by `ray job submit`)"
+    return f"cannot be reached as a Ray cluster: {error}"
 
 
 def _check_reachable(address: str) -> None:
@@ -223,6 +236,7 @@ def recorded(config: LabelConfig, begun: Begun, sink: Staging, progress: Progres
     record = begun.record
     record.save(config.output)
     exported = Exported(record.run_id)
+    sink.totals.tell = progress.video
 
     def report() -> None:
         progress.update(sink.totals)
@@ -250,3 +264,4 @@ def recorded(config: LabelConfig, begun: Begun, sink: Staging, progress: Progres
         record.wall_seconds["total"] = round(time.monotonic() - begun.started, 3)
         with nullcontext() if record.state == "finished" else suppress(StorageError):
             record.save(config.output)
+        progress.ended(record)

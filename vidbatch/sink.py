@@ -81,18 +81,22 @@ class Done:
     by_error_kind: Counter[str] = field(default_factory=Counter)
     read_bytes: int = 0
     frames_decoded: int = 0
+    tell: Callable[[Row, str, str | None, str | None], None] | None = None
+    """Is told of every finished video: its identity, status, error kind and message."""
 
     @property
     def failed(self) -> int:
         """Videos without any result."""
         return self.by_status["failed"]
 
-    def add_video(self, status: str, error_kind: str | None, message: str | None) -> None:
+    def add_video(self, identity: Row, status: str, error_kind: str | None, message: str | None) -> None:
         """Count a finished video. Raises TooManyFailures when the first ones all failed for one reason."""
         self.videos += 1
         self.by_status[status] += 1
         if error_kind is not None:
             self.by_error_kind[error_kind] += 1
+        if self.tell is not None:
+            self.tell(identity, status, error_kind, message)
         if self.failed == self.videos == HOPELESS_AFTER and len(self.by_error_kind) == 1:
             raise TooManyFailures(
                 f"the first {HOPELESS_AFTER} videos all failed with {error_kind!r} (the last: {message}); "
@@ -208,7 +212,8 @@ class Sink:
             video.finished_at = datetime.now(UTC)
             self._finished.append(video)
             self._waiting_rows += video.num_frames
-            self.totals.add_video(video.status, *(_first_error(video) if video.errors else (None, None)))
+            error = _first_error(video) if video.errors else (None, None)
+            self.totals.add_video(video.identity, video.status, *error)
 
     def _count(self, row: Row) -> None:
         totals = self.totals

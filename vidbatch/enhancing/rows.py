@@ -123,7 +123,7 @@ class EnhancedVideos:
             self._count(facts)
         totals.seconds["write"] += facts.write_seconds
         totals.written_bytes += row["output_size_bytes"] or 0
-        totals.add_video(row["status"], facts.error_kind, facts.error_message)
+        totals.add_video(clips[0], row["status"], facts.error_kind, facts.error_message)
 
     def _count(self, facts: Facts) -> None:
         """Count what was done for a clip; a long video shall not look like one that stands still."""

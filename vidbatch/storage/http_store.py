@@ -7,10 +7,8 @@ RangesNotSupported, ObjectChanged, anything else.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from itertools import count
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -19,9 +17,8 @@ import fsspec.asyn
 from fsspec.implementations.http import HTTPFileSystem
 from yarl import URL
 
+from vidbatch.storage.patience import Ailment, is_busy, patiently
 from vidbatch.storage.types import (
-    ANSWER_SECONDS,
-    BUSY_SECONDS,
     CHANGED,
     CONNECT_SECONDS,
     READ_SECONDS,
@@ -32,9 +29,7 @@ from vidbatch.storage.types import (
     seconds_for,
 )
 
-_TRIES: Final = 4
-_PAUSE_SECONDS: Final = 0.1
-_RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ANY_ERROR: Final = (aiohttp.ClientError, TimeoutError, ValueError)
 _REFUSED: Final = frozenset({401, 402, 403, 407, 451})
 
 
@@ -108,24 +103,17 @@ def _request(source: str, headers: dict[str, str], take: Callable[[aiohttp.Clien
             "auto_decompress": False,
         },
     )
-    began = time.monotonic()
-    num_broken = 0
-    for retry in count():
-        try:
-            return fsspec.asyn.sync(fs.loop, _answer, fs, source, headers, take)
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
-            num_broken += 1
-            problem: Exception = error
-            is_hopeless = num_broken == _TRIES or time.monotonic() - began > ANSWER_SECONDS
-        except aiohttp.ClientResponseError as error:
-            problem = error
-            is_hopeless = error.status not in _RETRIED or time.monotonic() - began > BUSY_SECONDS
-        except (aiohttp.ClientError, ValueError) as error:  # not a URL at all
-            raise OSError(f"{type(error).__name__}: {error}") from None
-        if is_hopeless:
-            raise _plain(problem) from None
-        time.sleep(_PAUSE_SECONDS * 4 ** min(retry, 3))
-    raise AssertionError("unreachable")
+    try:
+        return patiently(lambda: fsspec.asyn.sync(fs.loop, _answer, fs, source, headers, take), _ANY_ERROR, _ailment)
+    except _ANY_ERROR as error:
+        raise _plain(error) from None
+
+
+def _ailment(error: Exception) -> Ailment | None:
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "busy" if is_busy(error.status) else None
+    is_broken = isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | TimeoutError)
+    return "broken" if is_broken else None  # else it is not a URL at all
 
 
 async def _answer(fs: Any, source: str, headers: dict[str, str], take: Callable[..., Any]) -> Any:

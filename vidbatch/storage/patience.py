@@ -1,7 +1,6 @@
-"""A request in; its answer, however often it has to be asked for, out: for stores whose clients do not repeat it.
+"""A request in; its answer, however often it has to be asked for, out.
 
-A store that answers that something is wrong with itself is waited for, a connection that broke is tried again: as
-s3_store and http_store do with their own clients.
+A store that answers that something is wrong with itself is waited for, a connection that broke is tried again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Answer = TypeVar("Answer")
 
 def is_busy(status: int) -> bool:
     """Whether an HTTP status says that the store cannot answer now, and may later."""
-    return status in (408, 429) or (status >= 500 and status != 501)
+    return status in (408, 425, 429) or (status >= 500 and status != 501)
 
 
 def patiently(

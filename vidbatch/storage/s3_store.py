@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
-from itertools import count
 from typing import Any, BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
@@ -32,9 +31,9 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 from s3fs import S3FileSystem
 
+from vidbatch.storage.patience import Ailment, is_busy, patiently
 from vidbatch.storage.types import (
     ANSWER_SECONDS,
-    BUSY_SECONDS,
     CHANGED,
     CONNECT_SECONDS,
     READ_SECONDS,
@@ -62,11 +61,12 @@ _MAX_FOLDERS: Final = 100
 """With more folders than this a listing is not split: a request for each would cost more than it saves."""
 
 _TRIES: Final = 4
-_PAUSE_SECONDS: Final = 0.5
 _WRITER: Final = "vidbatch-writer"
 """Object metadata that tells our own write from another's when the answer to it was lost."""
 
 _ANY_ERROR: Final = (OSError, BotoCoreError, HttpError)
+_OTHER_REGION: Final = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+"""The client itself asks again where the answer says which region it is; these are of stores that do not."""
 _NO_IDENTITY: Final = (ProfileNotFound, CredentialRetrievalError, SSOError, TokenRetrievalError)
 
 
@@ -102,28 +102,20 @@ def _call(method: str, url: str, **arguments: Any) -> Any:
 
 
 def _run(url: str, call: Callable[[], Any]) -> Any:
-    began, pauses = time.monotonic(), _pauses()
-    while True:
-        try:
-            return call()
-        except _ANY_ERROR as error:
-            if not _is_busy(error) or time.monotonic() - began > BUSY_SECONDS:
-                raise _plain(error, url) from error
-        time.sleep(next(pauses))
+    try:
+        return patiently(call, _ANY_ERROR, _ailment)
+    except _ANY_ERROR as error:
+        raise _plain(error, url) from error
 
 
-def _is_busy(error: BaseException) -> bool:
-    """Whether the storage has answered that something is wrong with itself."""
-    status = _answer_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return bool(status >= 500 and status != 501)
+def _ailment(error: BaseException) -> Ailment | None:
+    if isinstance(error, _BodyBroken):  # s3fs and botocore repeat a request themselves, but not the reading of its body
+        return "broken"
+    return "busy" if is_busy(_answer_of(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) else None
 
 
 def _answer_of(error: BaseException) -> dict[str, Any]:
     return dict(getattr(error.__cause__, "response", None) or {})
-
-
-def _pauses() -> Iterator[float]:
-    return (_PAUSE_SECONDS * 2 ** min(retry, 4) for retry in count())
 
 
 def _plain(error: BaseException, url: str) -> OSError:
@@ -149,6 +141,8 @@ def _plain(error: BaseException, url: str) -> OSError:
         return NoSuchBucket(f"bucket {split(url)[0]!r} does not exist")
     if status == 404:
         return FileNotFoundError("no such object")
+    if code in _OTHER_REGION:
+        return PermissionError(f"bucket {split(url)[0]!r} is in another region: set AWS_REGION to its own ({code})")
     if status in (401, 403) or isinstance(error, PermissionError):
         return PermissionError(f"access refused ({code}: {words})" if words else f"access refused ({code})")
     if status == 412:
@@ -257,27 +251,20 @@ def read_with_version(url: str) -> tuple[bytes, str]:
 
 def _get(url: str, arguments: dict[str, Any], start: int) -> Fetched:
     fs = filesystem()
-    began, pauses = time.monotonic(), _pauses()
-    num_broken = 0
-    while True:
-        try:
-            return fsspec.asyn.sync(fs.loop, _get_body, fs, arguments, start)  # type: ignore[no-any-return]
-        except _BodyBroken as error:  # s3fs and botocore have tried the request again and again, but not its body
-            num_broken += 1
-            if num_broken == _TRIES or time.monotonic() - began > ANSWER_SECONDS:
-                times = f"{num_broken} times" if num_broken > 1 else "once"
-                raise OSError(f"the connection broke {times} ({error})") from error
-            time.sleep(0.1 * 4 ** (num_broken - 1))
-        except _ANY_ERROR as error:
-            if _answer_of(error).get("Error", {}).get("Code") in ("InvalidRange", "416"):
-                return Fetched(b"", None, start)  # nothing there: an empty object, or one that ends before
-            if not _is_busy(error) or time.monotonic() - began > BUSY_SECONDS:
-                raise _plain(error, url) from error
-            time.sleep(next(pauses))
+    try:
+        got: Fetched = patiently(
+            lambda: fsspec.asyn.sync(fs.loop, _get_body, fs, arguments, start), _ANY_ERROR, _ailment
+        )
+        return got
+    except _ANY_ERROR as error:
+        if _answer_of(error).get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            return Fetched(b"", None, start)  # nothing there: an empty object, or one that ends before
+        raise _plain(error, url) from error
 
 
 class _BodyBroken(OSError):
-    pass
+    def __init__(self, error: Exception, otherwise: str) -> None:
+        super().__init__(f"the connection broke again and again ({str(error) or otherwise})")
 
 
 async def _get_body(fs: Any, arguments: dict[str, Any], start: int) -> Fetched:
@@ -286,9 +273,9 @@ async def _get_body(fs: Any, arguments: dict[str, Any], start: int) -> Fetched:
         async with answer["Body"] as body, asyncio.timeout(seconds_for(answer["ContentLength"])):
             data = await body.read()
     except TimeoutError as error:
-        raise _BodyBroken(str(error) or "it was too slow") from error
+        raise _BodyBroken(error, "it was too slow") from error
     except _ANY_ERROR as error:
-        raise _BodyBroken(str(error) or type(error).__name__) from error
+        raise _BodyBroken(error, type(error).__name__) from error
     total = str(answer.get("ContentRange") or "").rpartition("/")[2]
     etag = answer.get("ETag")
     return Fetched(data, etag.strip('"') if etag else None, int(total) if total.isdigit() else start + len(data))

@@ -55,8 +55,8 @@ class TrainResult:
 class Progress:
     """Loss, accuracy, windows a second and ETA of a run, shown as `label` shows its own."""
 
-    def __init__(self, config: TrainSettings, *, enabled: bool = True) -> None:
-        self._shown = metrics.Progress(enabled=enabled)
+    def __init__(self, config: TrainSettings, shown: metrics.Progress | None = None) -> None:
+        self._shown = shown or metrics.Progress(enabled=False)
         self._config = config
         self._first: tuple[float, int] | None = None
 
@@ -78,7 +78,7 @@ class Progress:
             self._shown.tell(f"{epoch}  step {done:,}/{total:,}  loss {numbers['loss']:.4f}  {rate}{left}")
             return
         validated = f"  validation {self._judged(numbers, 'validation_')}" if "validation_loss" in numbers else ""
-        self._shown.warn(f"{epoch}  {self._judged(numbers)}{validated}{left}")
+        self._shown.result(f"{epoch}  {self._judged(numbers)}{validated}{left}")
 
     def _judged(self, numbers: dict[str, Any], prefix: str = "") -> str:
         name = self._config.score_name
@@ -97,7 +97,7 @@ def train(config: TrainSettings, progress: Progress | None = None) -> TrainResul
     Raises ConfigError before the first task for anything the user got wrong, TrainingDiverged when the loss is no
     number any more, TrainingFailed when workers were lost too often. A kill is resumed by the same call.
     """
-    progress = progress or Progress(config, enabled=False)
+    progress = progress or Progress(config)
     listed = find_videos(config)
     record = _open_record(config, listed)
     if record["state"] in ("finished", "stopped_early"):
