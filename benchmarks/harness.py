@@ -121,7 +121,6 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout_seconds: float = 1800.0,
     sample_seconds: float = SAMPLE_SECONDS,
-    aftermath_seconds: float = AFTERMATH_SECONDS,
 ) -> Usage:
     """Run a command to its end and to the end of everything it started; raises InvalidRun if it fails.
 
@@ -145,7 +144,7 @@ def run(
             process.wait()
             raise InvalidRun(f"{_name(command)} took longer than {timeout_seconds:.0f} s") from None
         finally:
-            leftover = _wait_for_aftermath(tree, aftermath_seconds)
+            leftover = _wait_for_aftermath(tree)
             tree.close()
             _end_tree(tree)
         texts = [_text(out), _text(err)]
@@ -225,11 +224,11 @@ def _children_cpu_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def _wait_for_aftermath(tree: _Tree, seconds: float) -> list[str]:
+def _wait_for_aftermath(tree: _Tree) -> list[str]:
     """Names of processes that are still there some time after the command ended."""
     import psutil
 
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + AFTERMATH_SECONDS
     while True:
         living = []
         for process in tree.living():

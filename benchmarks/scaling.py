@@ -20,7 +20,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ TIMES_AS_LONG = 8
 the chain cost them is for each video, however long."""
 SAMPLE_SECONDS = 5.0
 """A look at 400 processes takes time of the cores that play them."""
-ENDING_SECONDS = 300.0
 OTHERS_GIB = 2.0
 """Memory that is left to all else when nodes are simulated."""
 
@@ -171,7 +170,7 @@ def pinned(archive: Path, cores: list[int], videos_a_core: int) -> dict[str, Any
 def _child(mode: str, **flags: object) -> Row:
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = harness.python("scaling.py", "--child", mode, *words)
-    usage = harness.run(command, sample_seconds=SAMPLE_SECONDS, aftermath_seconds=ENDING_SECONDS)
+    usage = harness.run(command, sample_seconds=SAMPLE_SECONDS, timeout_seconds=3600)
     return {**usage.report, "wall_seconds_with_startup": round(usage.wall_seconds, 2)}
 
 
@@ -219,6 +218,7 @@ def child_simulated(options: argparse.Namespace) -> Row:
 @contextmanager
 def simulated_cluster(nodes: int) -> Iterator[None]:
     """A head without CPUs and that many nodes of two CPUs, all on this machine; the driver is connected."""
+    import psutil
     import ray
     from ray.cluster_utils import Cluster
 
@@ -230,8 +230,12 @@ def simulated_cluster(nodes: int) -> Iterator[None]:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         yield
     finally:
+        players = psutil.Process().children(recursive=True)
         ray.shutdown()
         cluster.shutdown()
+        for process in players:  # of so many workers some do not notice that their node is gone
+            with suppress(psutil.Error):
+                process.kill()
 
 
 def simulated(
@@ -286,8 +290,8 @@ def simulated(
             rows.append(row)
             rows.sort(key=lambda row: int(row["nodes"]))
             with_efficiency(rows, "nodes")
-        rate = 1000 / measured["weak"][-1]["driver_cpu_ms_a_video"]
-        keep({**found, "videos_per_second_at_which_one_driver_is_busy": round(rate, 1), **measured})
+            rate = 1000 / measured["weak"][-1]["driver_cpu_ms_a_video"]
+            keep({**found, "videos_per_second_at_which_one_driver_is_busy": round(rate, 1), **measured})
 
 
 def memory_of(nodes: int, rows: list[Row]) -> float:
