@@ -121,9 +121,21 @@ def scaling(content: Content) -> Iterator[Line]:
             parts = [f"{kind} **{row['efficiency']:.2f}**" for kind, found in rows.items() for row in found]
             figure = f"{label}{', '.join(parts)} ({rows['weak'][0]['videos_per_second']:.1f} videos/s)"
             yield f"scaling efficiency, 1 → {number} {unit}", figure, "≥ 0.9" if number == ASKED_NODES else ""
-    if "simulated" in content:
-        rate = content["simulated"]["videos_per_second_at_which_one_driver_is_busy"]
-        yield "SIMULATED: a driver's core is full at", f"{rate:.0f} videos/s", ""
+    simulated = content.get("simulated", {})
+    for row in simulated.get("longer", []):
+        [as_usual] = [usual for usual in simulated["weak"] if usual["nodes"] == row["nodes"]]
+        shares, busy = (
+            [of[name] for of in (as_usual, row)] for name in ("share_of_what_waits_allow", "machine_busy_share")
+        )
+        times = row["times_as_long"] / simulated["waits"]["times_as_long"]
+        yield (
+            f"share of what the stages allow, {row['nodes']} nodes, and with videos {times:g} times as long",
+            f"SIMULATED: **{shares[0]:.2f}** and **{shares[1]:.2f}** (the machine that plays all nodes is "
+            f"{busy[0]:.0%} and {busy[1]:.0%} busy)",
+            "",
+        )
+    if cpus := simulated.get("cpus_at_which_one_driver_is_full"):
+        yield "SIMULATED: a driver's core is full with", f"{cpus:,} CPUs of decoders and models", ""
 
 
 def autoscaling(content: Content) -> Iterator[Line]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import harness
 import ray_health
@@ -39,6 +39,8 @@ CPUS_A_NODE = 2
 TIMES_AS_LONG = 8
 """Simulated videos are two minutes, those that were measured 15 s: two cores have to play all nodes, and what Ray and
 the chain cost them is for each video, however long."""
+WEAK_SECONDS = 120.0
+"""Of one node's work, in weak scaling."""
 SAMPLE_SECONDS = 5.0
 """A look at 400 processes takes time of the cores that play them."""
 OTHERS_GIB = 2.0
@@ -222,6 +224,7 @@ def simulated_cluster(nodes: int) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112  # each node would take all memory for its own
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(nodes):
@@ -246,24 +249,20 @@ def simulated(
     Args: `seconds` of one node's work, by kind; rows of other numbers of nodes are kept from `before`, if the waits
     were the same; `keep` is called with all there is after each number.
     """
-    import archives  # here, because a cluster has no clips to cut archives from
-
-    decode, model = (TIMES_AS_LONG * waits["stage_seconds_a_video"][name] for name in ("decode", "classify"))
-    frames = TIMES_AS_LONG * round(waits["frames"] / waits["videos"])
-    flags = {"decode_seconds": decode, "model_seconds": model, "frames": frames}
-    a_node = min(CPUS_A_NODE / decode, 1 / model)  # videos a second that the waits allow
+    load = load_of(waits, TIMES_AS_LONG)
+    flags, a_node = load.flags, load.videos_per_second_a_node
     videos = {kind: max(8, round(of_one * a_node)) for kind, of_one in seconds.items()}
-    size_bytes = TIMES_AS_LONG * waits["read_bytes"] // waits["videos"]  # they decide what is packed together
-    archive = archives.hollow(max(*videos.values(), max(nodes) * videos.get("weak", 0)), size_bytes)
+    archive = load.archive(max(*videos.values(), max(nodes) * videos.get("weak", 0)))
     found: Row = {
         "what": "SIMULATED: Ray nodes on one machine, stage times replaced by measured waits, frames of one byte",
         "simulated": True,
         "cpus_a_node": CPUS_A_NODE,
-        "waits": {**flags, "size_bytes": size_bytes, "times_as_long": TIMES_AS_LONG},
+        "waits": {**flags, "size_bytes": load.size_bytes, "times_as_long": TIMES_AS_LONG},
         "videos_per_second_that_waits_allow_a_node": round(a_node, 4),
         "left_out": {},
     }
     old = before if before.get("waits") == found["waits"] else {}
+    found["longer"] = old.get("longer", [])
     measured: dict[str, list[Row]] = {
         kind: [row for row in old.get(kind, []) if kind not in seconds or row["nodes"] not in nodes]
         for kind in ("weak", "strong")
@@ -277,21 +276,72 @@ def simulated(
         for kind in seconds:
             rows = measured[kind]
             limit = videos[kind] * (number if kind == "weak" else 1)
-            with tempfile.TemporaryDirectory(dir=harness.CACHE) as output:
-                row = _child(
-                    "simulated", archive=archive, output=f"{output}/tables", nodes=number, limit=limit, **flags
-                )
-            row["share_of_what_waits_allow"] = round(row["videos_per_second"] / (number * a_node), 4)
-            row["seconds_lost"] = round(row["seconds"] - limit / (number * a_node), 2)
-            print(
-                f"simulated {kind}  {number} nodes  {row['videos_per_second']:.2f} videos/s, {row['memory_gib']} GiB, "
-                f"busy: driver {row['driver_cpu_share']:.0%}, machine {row['machine_busy_share']:.0%}"
-            )
-            rows.append(row)
+            rows.append(load.run(archive, number, limit, f"simulated {kind}"))
             rows.sort(key=lambda row: int(row["nodes"]))
             with_efficiency(rows, "nodes")
-            rate = 1000 / measured["weak"][-1]["driver_cpu_ms_a_video"]
-            keep({**found, "videos_per_second_at_which_one_driver_is_busy": round(rate, 1), **measured})
+            keep({**found, "cpus_at_which_one_driver_is_full": cpus_of_one_driver(measured["weak"]), **measured})
+
+
+def longer(waits: Row, nodes: list[int], times: int, section: Row, keep: Callable[[Row], None]) -> None:
+    """Weak scaling with videos of another length, beside what `simulated` has measured: rows of section["longer"].
+
+    As many seconds of work more as videos are longer, so that filling and draining take the same share of a run.
+    """
+    load = load_of(waits, times)
+    of_one = round(WEAK_SECONDS * times / TIMES_AS_LONG * load.videos_per_second_a_node)
+    for number in nodes:
+        row = load.run(load.archive(of_one * number), number, of_one * number, f"simulated, {times} times as long")
+        section["longer"] = [*section.get("longer", []), {"times_as_long": times, **row}]
+        keep(section)
+
+
+class Load(NamedTuple):
+    """Videos that are so many times as long as those that were measured."""
+
+    flags: dict[str, Any]
+    size_bytes: int
+
+    @property
+    def videos_per_second_a_node(self) -> float:
+        """What the waits allow."""
+        return min(CPUS_A_NODE / float(self.flags["decode_seconds"]), 1 / float(self.flags["model_seconds"]))
+
+    def archive(self, count: int) -> Path:
+        """So many of them."""
+        import archives  # here, because a cluster has no clips to cut archives from
+
+        return archives.hollow(count, self.size_bytes)
+
+    def run(self, archive: Path, nodes: int, limit: int, name: str) -> Row:
+        """The figures of one run over so many of them."""
+        with tempfile.TemporaryDirectory(dir=harness.CACHE) as output:
+            row = _child(
+                "simulated", archive=archive, output=f"{output}/tables", nodes=nodes, limit=limit, **self.flags
+            )
+        allowed = nodes * self.videos_per_second_a_node
+        row["share_of_what_waits_allow"] = round(row["videos_per_second"] / allowed, 4)
+        row["seconds_lost"] = round(row["seconds"] - limit / allowed, 2)
+        print(
+            f"{name}  {nodes} nodes  {row['videos_per_second']:.2f} videos/s, {row['memory_gib']} GiB, "
+            f"busy: driver {row['driver_cpu_share']:.0%}, machine {row['machine_busy_share']:.0%}"
+        )
+        return row
+
+
+def load_of(waits: Row, times: int) -> Load:
+    """Waits of the measured videos, so many times as long; their sizes decide what is packed together."""
+    decode, model = (times * waits["stage_seconds_a_video"][name] for name in ("decode", "classify"))
+    frames = times * round(waits["frames"] / waits["videos"])
+    flags = {"decode_seconds": decode, "model_seconds": model, "frames": frames}
+    return Load(flags, times * waits["read_bytes"] // waits["videos"])
+
+
+def cpus_of_one_driver(rows: list[Row]) -> int | None:
+    """CPUs at work that fill a driver's core, on the line through the fewest and the most nodes; None: not known."""
+    (least, at_least), (most, at_most) = ((row["nodes"], row["driver_cpu_share"]) for row in (rows[0], rows[-1]))
+    if at_most <= at_least:
+        return None
+    return round(CPUS_A_NODE * (least + (most - least) * (1 - at_least) / (at_most - at_least)))
 
 
 def memory_of(nodes: int, rows: list[Row]) -> float:
@@ -376,6 +426,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", choices=["pinned", "simulated"], help="one part; simulated takes waits from results")
     parser.add_argument("--kinds", choices=["weak", "strong"], nargs="+", default=["weak", "strong"],
                         help="of simulated nodes: which to measure anew")  # fmt: skip
+    parser.add_argument("--times-as-long", type=int, default=TIMES_AS_LONG, metavar="N",
+                        help="of simulated videos: with another number rows of these beside the others")  # fmt: skip
     parser.add_argument("--cluster", action="store_true", help="measure the cluster this is connected to")
     parser.add_argument("--archive", help="with --cluster: what to label")
     parser.add_argument("--output", help="with --cluster: where the tables of the runs go")
@@ -423,8 +475,12 @@ def main() -> None:
         keep("pinned", pinned(archive, [1, 2], 4 if quick else 50))
     if options.only != "pinned":
         nodes = options.node_counts or ([1, 2] if quick else [1, 4, 16, 32, 64])
-        seconds = {"strong": 8.0, "weak": 4.0} if quick else {"strong": 960.0, "weak": 120.0}
+        seconds = {"strong": 8.0, "weak": 4.0} if quick else {"strong": 960.0, "weak": WEAK_SECONDS}
         seconds = {kind: seconds[kind] for kind in options.kinds}
+        if options.times_as_long != TIMES_AS_LONG:
+            waits = content["pinned"]["strong"][-1]
+            longer(waits, nodes, options.times_as_long, content["simulated"], partial(keep, "simulated"))
+            return
         simulated(
             content["pinned"]["strong"][-1], nodes, seconds, content.get("simulated", {}), partial(keep, "simulated")
         )

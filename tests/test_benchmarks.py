@@ -217,14 +217,21 @@ def test_the_number_of_nodes_that_was_asked_about_has_a_line_with_its_target(loa
         return {"nodes": nodes, "efficiency": efficiency, "videos_per_second": 0.8 * nodes * efficiency}
 
     rows = [row(1, 1.0), row(32, 0.91), row(48, 0.8)]
-    content = {"simulated": {"strong": rows, "weak": rows, "videos_per_second_at_which_one_driver_is_busy": 200.0}}
-    first, second, _ = load("report").scaling(content)
+    content = {"simulated": {"strong": rows, "weak": rows, "cpus_at_which_one_driver_is_full": 200}}
+    first, second, third = load("report").scaling(content)
     assert first == (
         "scaling efficiency, 1 → 32 nodes",
         "SIMULATED: strong **0.91**, weak **0.91** (23.3 videos/s)",
         "≥ 0.9",
     )
     assert (second[0], second[2]) == ("scaling efficiency, 1 → 48 nodes", "")
+    assert third[1] == "200 CPUs of decoders and models"
+
+
+def test_the_cpus_that_fill_a_driver_are_on_the_line_of_what_it_was_measured_to_use(load: Any) -> None:
+    rows = [{"nodes": 1, "driver_cpu_share": 0.05}, {"nodes": 11, "driver_cpu_share": 0.1}]
+    assert load("scaling").cpus_of_one_driver(rows) == 2 * 191
+    assert load("scaling").cpus_of_one_driver(rows[:1]) is None
 
 
 def call(when: float, stage: str, node: str = "a") -> list[Any]:
