@@ -345,11 +345,15 @@ def cpus_of_one_driver(rows: list[Row]) -> int | None:
 
 
 def memory_of(nodes: int, rows: list[Row]) -> float:
-    """GiB that so many nodes will need, on the line through the fewest and the most measured; 0: not known."""
+    """GiB that so many nodes will need, on the steepest line from the fewest through any other; 0: not known.
+
+    What is left of the run before makes a run seem to need less.
+    """
     if len(rows) < 2:
         return 0.0
-    (least, at_least), (most, at_most) = ((row["nodes"], row["memory_gib"]) for row in (rows[0], rows[-1]))
-    return float(at_least + (at_most - at_least) / (most - least) * (nodes - least))
+    least, at_least = rows[0]["nodes"], rows[0]["memory_gib"]
+    a_node = max((row["memory_gib"] - at_least) / (row["nodes"] - least) for row in rows[1:])
+    return float(at_least + a_node * (nodes - least))
 
 
 # --- a real cluster -------------------------------------------------------------------------------------------------

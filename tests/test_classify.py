@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rows import identity
 
 from vidbatch import schema
-from vidbatch.classify import NARROW_CALLS, Classifier, check_device
+from vidbatch.classify import Classifier, check_device
 from vidbatch.config import LabelConfig
 from vidbatch.errors import ConfigError
 from vidbatch.models import ModelSpec, find_model, load_spec
@@ -171,28 +171,6 @@ def test_threads_change_how_long_a_call_takes_and_nothing_else(default: Model) -
     assert all(other.drop_columns(times).equals(first) for other in answers[1:])
 
 
-def test_a_call_that_gets_no_core_of_its_own_makes_the_next_ones_narrow(default: Model) -> None:
-    spec, weights = default
-    cores = os.sched_getaffinity(0)
-    table = pixels([chunk(1, noise(16, spec.frame, 1))])
-    try:
-        classifier = Classifier(spec, config(), weights, num_threads=2)
-        os.sched_setaffinity(0, {min(cores)})
-        for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), {min(cores)})
-        classifier(table)
-        narrow = 0
-        while not classifier.is_wide:
-            classifier(table)
-            narrow += 1
-        assert narrow == NARROW_CALLS
-        assert classifier(table)["model_wall_seconds"][0].as_py() > 0
-        assert not classifier.is_wide
-    finally:
-        for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), cores)
-
-
 def test_the_time_of_a_call_is_shared_out_by_frames(stamp: Model) -> None:
     spec, weights = stamp
     classifier = Classifier(spec, config(), weights, num_threads=1)
@@ -263,7 +241,7 @@ def test_a_model_from_a_bundle_needs_nothing_but_its_bytes(stamp: Model, tmp_pat
     table = pixels([chunk(5, stamps(5, range(2)))])
     (tmp_path / "table").write_bytes(pickle.dumps(table))
     code = (
-        "import pickle, sys; from vidbatch.classify import NARROW_CALLS, Classifier;"
+        "import pickle, sys; from vidbatch.classify import Classifier;"
         "load = lambda name: pickle.load(open(name, 'rb')); spec, weights, config = load('model');"
         "answers = Classifier(spec, config, weights)(load('table'));"
         "print(answers['top_k_index'].to_pylist()[0][0], 'torchvision' in sys.modules, 'timm' in sys.modules)"
@@ -289,8 +267,8 @@ class Moody:
         self._network, self._fault = network, fault
         self.labels, self.device, self.embedding_size = network.labels, network.device, network.embedding_size
 
-    def __call__(self, frames_nhwc: torch.Tensor, *, is_wide: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        probabilities, embedding = self._network(frames_nhwc, is_wide=is_wide)
+    def __call__(self, frames_nhwc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities, embedding = self._network(frames_nhwc)
         spoilt = self._fault([read_stamp(frame, crop_share=1)[0] for frame in frames_nhwc.numpy()])
         return torch.where(torch.tensor(spoilt)[:, None], torch.nan, probabilities), embedding
 

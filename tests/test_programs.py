@@ -97,8 +97,8 @@ def test_scores_and_embeddings_of_real_frames_are_the_modules_own(program: Path,
     assert (spec.labels, spec.frame) == (("ant", "bee", "cow"), FrameSpec(HEIGHT, WIDTH, 1.0))
     frames = torch.from_numpy(read_frames(clips["carphone.mp4"], sampling="count=9", size=spec.frame)[0])
     logits, features = expected(TwoOutputs(embeds=True), frames)
-    for num_threads, is_wide in ((1, True), (2, True), (2, False)):
-        scores, embeddings = build(spec, content, num_threads=num_threads)(frames, is_wide=is_wide)
+    for num_threads in (1, 2):
+        scores, embeddings = build(spec, content, num_threads=num_threads)(frames)
         assert (scores - logits.softmax(1)).abs().max() < 1e-4
         assert embeddings.shape == (9, spec.embedding_size) == (9, 128)
         assert (embeddings - features).abs().max() < 1e-3 * features.abs().max()

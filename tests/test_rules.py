@@ -59,6 +59,7 @@ ROOMS: list[dict[str, tuple[str, ...]]] = [
             "programs",
             "program_networks",
             "computing",
+            "cores",
             "onnx_networks",
         ),
         "restoring": ("restoring", "restoring.*"),

@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_CORES_SHARE = 0.75
-"""A call whose threads got a smaller share of a core each was not alone on its cores."""
-NARROW_CALLS = 30
-"""Calls with one thread before all threads are tried again."""
-
 
 def check_device(device: Literal["auto", "cpu", "cuda"], *, num_gpus: float | None = None) -> None:
     """Raise ConfigError when `cuda` was asked for and there is none.
@@ -59,15 +54,14 @@ class Classifier:
         """Build the model and send frames through once, so that the first call is as fast as the others.
 
         Args: `watch`, the actor's handle, is told of every call. `num_threads` cores of a CPU are used at once, as
-        long as they are free. When a call got few of them, decoders have the others, and the next calls take one: two
-        threads beside two decoders on two cores take 17 ms of CPU a frame where one takes 14.
+        long as they are free (cores.py).
         """
         import torch
 
         from vidbatch.networks import build
 
         check_device(config.device)
-        torch.set_num_threads(1)  # networks.Network has its own
+        torch.set_num_threads(1)  # networks have their own: cores.py
         on_gpu = config.device != "cpu" and torch.cuda.is_available()
         how = computing.How(config.precision, config.compile, config.runtime)
         device = "cuda" if on_gpu else "cpu"
@@ -82,10 +76,8 @@ class Classifier:
             self._batch_size = max(1, config.batch_size // num_frames)
         self._top_k = min(config.top_k, len(spec.labels))
         self._embedding = config.embedding
-        self._num_threads = num_threads
         self._watched = Watched(watch)
         self._model_timeout_seconds = config.model_timeout_seconds
-        self._narrow_calls_left = 0
         while not self._warmed_up(self._batch_size if on_gpu or self._is_padded else 1):
             self._batch_size = -(-self._batch_size // 2)
 
@@ -106,11 +98,6 @@ class Classifier:
             return False
         return True
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether the next call takes all threads."""
-        return not self._narrow_calls_left
-
     def __call__(self, table: pa.Table) -> pa.Table:
         """PREDICTIONS of a PIXELS table of any number of rows; rows without frames pass through.
 
@@ -123,7 +110,6 @@ class Classifier:
         ]
         counts, answers, faults = self._watched_answers(chunks, table)
         cpu_seconds, wall_seconds = time.process_time() - cpu_started, time.perf_counter() - started
-        self._find_width(cpu_seconds / wall_seconds)
         columns = _answer_columns(counts, answers)
         share = counts / counts.sum() if counts.any() else np.zeros(len(counts))
         columns["model_cpu_seconds"] = pa.array(share * cpu_seconds)
@@ -199,13 +185,6 @@ class Classifier:
         on_device = torch.from_numpy(pictures.copy()).to(self._network.device)  # torch warns of memory it cannot write
         return to_rgb(on_device, of, height=height, width=width, interpolation=interpolation)
 
-    def _find_width(self, num_cores: float) -> None:
-        """Decide from the cores that a call got how many threads the next ones take."""
-        if self._narrow_calls_left:
-            self._narrow_calls_left -= 1
-        elif num_cores < _CORES_SHARE * self._num_threads:
-            self._narrow_calls_left = NARROW_CALLS
-
     def _classify(self, chunks: list[Array | Tensor], counts: Array) -> dict[str, Array]:
         """Arrays over all frames in order: index and score (N x k), embedding (N x D); score_sum is rows x C."""
         import torch
@@ -219,7 +198,7 @@ class Classifier:
             count = len(batch)
             if self._is_padded:
                 batch = computing.padded(batch, self._batch_size)
-            probabilities, embedding = (of[:count] for of in self._network(batch, is_wide=self.is_wide))
+            probabilities, embedding = (of[:count] for of in self._network(batch))
             sums.index_add_(0, row_of_frame[first : first + count], probabilities)
             best = probabilities.topk(self._top_k, dim=1)
             indices.append(best.indices.to(torch.int32))

@@ -13,7 +13,6 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from vidbatch import computing, hf_models, programs
 from vidbatch.computing import USUAL, How
+from vidbatch.cores import Cores
 from vidbatch.errors import ModelError
 from vidbatch.model_names import LITE0, STAMP
 from vidbatch.onnx_networks import Program, program_of
@@ -325,8 +325,7 @@ def _pooled(features: Tensor) -> Tensor:
 class Network:
     """A network with its weights on its device: uint8 frames in, probabilities and embeddings out.
 
-    On a CPU, `num_threads` slices run side by side, each on one core: torch's own threads share out every layer of one
-    slice instead, wait for each other after each, and take 19 ms of CPU a frame where one thread takes 15.
+    On a CPU, up to `num_threads` slices run side by side, each on one core.
     """
 
     def __init__(
@@ -350,23 +349,18 @@ class Network:
         mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self._of_thread = threading.local()  # what enters the last layer of the slice a thread is at
-        self._threads: ThreadPoolExecutor | None = None
-        if device.type == "cpu" and num_threads > 1:
-            self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
+        self.cores = Cores(num_threads if device.type == "cpu" else 1)
         module.get_submodule(classifier).register_forward_pre_hook(self._keep)
         computing.compiled(module, how)
 
-    def __call__(self, frames_nhwc: Tensor, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
+    def __call__(self, frames_nhwc: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x C, rows sum to 1) and embeddings (float32, N x D) of uint8 frames on the device.
 
         The embedding is what enters the last layer, averaged over positions where there are several.
-        Args: `is_wide` lets the call use all threads; else it takes one.
         """
         if self.device.type != "cpu":
             return self._run(frames_nhwc)
-        slices = torch.split(frames_nhwc, CPU_SLICE_FRAMES)
-        wide = self._threads if is_wide else None
-        parts = list(map(self._run, slices) if wide is None else wide.map(self._run, slices))
+        parts = self.cores.map(self._run, torch.split(frames_nhwc, CPU_SLICE_FRAMES))
         return torch.cat([scores for scores, _ in parts]), torch.cat([features for _, features in parts])
 
     @torch.inference_mode()

@@ -11,12 +11,12 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
+from vidbatch.cores import Cores
 from vidbatch.errors import ModelError
 from vidbatch.networks import CPU_SLICE_FRAMES, Facts
 from vidbatch.schema import FrameSpec
@@ -81,19 +81,15 @@ class ProgramNetwork:
         self._gives_logits = json.loads(spec.details)["scores"] == "logits"
         self._std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
         self._mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
-        self._threads: ThreadPoolExecutor | None = None
-        if device.type == "cpu" and num_threads > 1:
-            self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
+        self.cores = Cores(num_threads if device.type == "cpu" else 1)
 
-    def __call__(self, frames_nhwc: Tensor, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
+    def __call__(self, frames_nhwc: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x C, rows sum to 1) and embeddings (float32, N x D) of uint8 frames on the device.
 
         Args: `is_wide` lets the call use all threads; else it takes one.
         """
         size = self._batch or (CPU_SLICE_FRAMES if self.device.type == "cpu" else max(1, len(frames_nhwc)))
-        slices = torch.split(frames_nhwc, size)
-        wide = self._threads if is_wide else None
-        parts = list(map(self._slice, slices) if wide is None else wide.map(self._slice, slices))
+        parts = self.cores.map(self._slice, torch.split(frames_nhwc, size))
         return torch.cat([scores for scores, _ in parts]), torch.cat([features for _, features in parts])
 
     @torch.inference_mode()

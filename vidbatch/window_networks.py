@@ -7,7 +7,6 @@ so that a trained network sees in `label` what it saw in training. N windows of 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from vidbatch import computing, hf_models, networks
 from vidbatch.bundles import HALF, Windowed, WindowModel
 from vidbatch.computing import USUAL, How
+from vidbatch.cores import Cores
 from vidbatch.errors import ModelError
 from vidbatch.networks import Facts
 from vidbatch.schema import FrameSpec
@@ -123,23 +123,19 @@ class NetworkOfWindows:
         self._module = module.eval().to(device)
         self._prepare = InputTransform(video.inputs, mean, std).to(device)
         self._of_thread = threading.local()
-        self._threads: ThreadPoolExecutor | None = None
-        if device.type == "cpu" and num_threads > 1:
-            self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
+        self.cores = Cores(num_threads if device.type == "cpu" else 1)
         module.get_submodule(_name_of_last_layer(module)).register_forward_pre_hook(self._keep)
         computing.compiled(module, how)
 
-    def __call__(self, windows: Any, *, is_wide: bool = True) -> tuple[Tensor, Tensor]:
+    def __call__(self, windows: Any) -> tuple[Tensor, Tensor]:
         """Probabilities (float32, N x K, rows sum to 1) and embeddings (float32, N x D) of windows in memory.
 
         Of a model that tells a number (N x 1), that number.
-        Args: `is_wide` lets the call use all threads; else it takes one.
         """
         if self.device.type != "cpu":
             return self._run(windows)
         slices = [windows[at : at + _CPU_SLICE_WINDOWS] for at in range(0, len(windows), _CPU_SLICE_WINDOWS)]
-        wide = self._threads if is_wide else None
-        parts = list(map(self._run, slices) if wide is None else wide.map(self._run, slices))
+        parts = self.cores.map(self._run, slices)
         return torch.cat([scores for scores, _ in parts]), torch.cat([features for _, features in parts])
 
     @torch.inference_mode()

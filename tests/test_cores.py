@@ -1,0 +1,70 @@
+"""Slices of a batch on the cores that are free: all of them, or one where others want them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from vidbatch import cores
+from vidbatch.cores import NARROW_CALLS, Cores
+
+
+def work(milliseconds: int) -> int:
+    """Take that much of a core."""
+    until = time.thread_time() + milliseconds / 1000
+    while time.thread_time() < until:
+        pass
+    return milliseconds
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """All threads of this process share a core."""
+    allowed = os.sched_getaffinity(0)
+
+    def pin(to: set[int]) -> None:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), to)
+
+    pin({min(allowed)})
+    try:
+        yield
+    finally:
+        pin(allowed)
+
+
+def test_answers_are_in_the_order_of_the_slices_whatever_they_take() -> None:
+    for num_threads in (1, 2, 3):
+        assert Cores(num_threads).map(work, [9, 1, 5, 0, 2]) == [9, 1, 5, 0, 2]
+        assert Cores(num_threads).map(work, []) == []
+
+
+def test_threads_that_get_no_core_of_their_own_leave_one_for_the_next_calls() -> None:
+    shared = Cores(2)
+    assert shared.is_wide
+    with one_core():
+        shared.map(work, [20] * 4)
+        for _ in range(NARROW_CALLS):
+            assert not shared.is_wide
+            shared.map(work, [0, 0])
+        assert shared.is_wide
+        shared.map(work, [20] * 4)
+        assert not shared.is_wide
+
+
+def test_threads_that_wait_for_the_last_slice_are_not_taken_for_ones_that_lack_a_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once they were: on a node of its own the model of an archive that is easy to decode then used one core of two."""
+    monkeypatch.setattr(cores.time, "perf_counter", time.thread_time)  # each thread has a core for itself
+    alone = Cores(2)
+    alone.map(work, [1, 1, 200])
+    assert alone.is_wide
+
+
+def test_one_thread_is_never_wide() -> None:
+    assert not Cores(1).is_wide
