@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from vidbatch import cores
-from vidbatch.cores import NARROW_CALLS, Cores
+from vidbatch.cores import NARROW_CALLS, WIDE_CALLS, Cores
 
 
 def work(milliseconds: int) -> int:
@@ -47,13 +47,21 @@ def test_threads_that_get_no_core_of_their_own_leave_one_for_the_next_calls() ->
     shared = Cores(2)
     assert shared.is_wide
     with one_core():
-        shared.map(work, [20] * 4)
-        for _ in range(NARROW_CALLS):
-            assert not shared.is_wide
-            shared.map(work, [0, 0])
-        assert shared.is_wide
-        shared.map(work, [20] * 4)
-        assert not shared.is_wide
+        for _ in range(2):
+            for _ in range(WIDE_CALLS):
+                assert shared.is_wide
+                shared.map(work, [20] * 4)
+            for _ in range(NARROW_CALLS):
+                assert not shared.is_wide
+                shared.map(work, [0, 0])
+
+
+def test_one_call_that_something_else_held_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Cores(2)
+    for factor in (1.0, 1.0, 2.0, 1.0, 1.0):  # by how much the wall's time is longer than the cores'
+        monkeypatch.setattr(cores.time, "perf_counter", lambda factor=factor: factor * time.thread_time())
+        alone.map(work, [10, 10])
+    assert alone.is_wide
 
 
 def test_threads_that_wait_for_the_last_slice_are_not_taken_for_ones_that_lack_a_core(
@@ -62,7 +70,8 @@ def test_threads_that_wait_for_the_last_slice_are_not_taken_for_ones_that_lack_a
     """Once they were: on a node of its own the model of an archive that is easy to decode then used one core of two."""
     monkeypatch.setattr(cores.time, "perf_counter", time.thread_time)  # each thread has a core for itself
     alone = Cores(2)
-    alone.map(work, [1, 1, 200])
+    for _ in range(WIDE_CALLS):
+        alone.map(work, [1, 1, 50])
     assert alone.is_wide
 
 

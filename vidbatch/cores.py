@@ -7,6 +7,7 @@ after each, and take 19 ms of CPU a frame where one thread takes 15.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,8 +17,10 @@ import torch
 
 Answer = TypeVar("Answer")
 
-NARROW_CALLS: Final = 30
+NARROW_CALLS: Final = 40
 """Calls with one thread before all threads are tried again."""
+WIDE_CALLS: Final = 4
+"""Calls with all threads that are judged together: a tenth of a second of one is taken by whatever else there is."""
 _CORE_SHARE: Final = 0.75
 """Threads that got a smaller share of a core each were not alone on their cores."""
 
@@ -34,6 +37,7 @@ class Cores:
         if num_threads > 1:
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
         self._narrow_calls_left = 0
+        self._seconds: deque[tuple[float, float]] = deque(maxlen=WIDE_CALLS)  # CPU and wall, of the slices of a call
 
     @property
     def is_wide(self) -> bool:
@@ -47,8 +51,11 @@ class Cores:
             return list(map(call, slices))
         answers, cpu_seconds, wall_seconds = zip(*self._threads.map(partial(_timed, call), slices), strict=True)
         # Not of the whole call: it is over when its last slice is, and what is done before and after takes one core.
-        if sum(cpu_seconds) < _CORE_SHARE * sum(wall_seconds):
+        self._seconds.append((sum(cpu_seconds), sum(wall_seconds)))
+        cpu, wall = map(sum, zip(*self._seconds, strict=True))
+        if len(self._seconds) == WIDE_CALLS and cpu < _CORE_SHARE * wall:
             self._narrow_calls_left = NARROW_CALLS
+            self._seconds.clear()
         return list(answers)
 
 
