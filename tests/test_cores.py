@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,8 @@ def one_core() -> Iterator[None]:
 
     def pin(to: set[int]) -> None:
         for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), to)
+            with suppress(ProcessLookupError):  # threads of a pool that is gone
+                os.sched_setaffinity(int(thread), to)
 
     pin({min(allowed)})
     try:
@@ -43,22 +45,49 @@ def test_answers_are_in_the_order_of_the_slices_whatever_they_take() -> None:
         assert Cores(num_threads).map(work, []) == []
 
 
-def test_threads_that_get_no_core_of_their_own_leave_one_for_the_next_calls() -> None:
+def test_threads_that_get_no_core_of_their_own_leave_one_until_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Cores(2)
-    assert shared.is_wide
     with one_core():
-        for _ in range(2):
-            for _ in range(WIDE_CALLS):
-                assert shared.is_wide
-                shared.map(work, [20] * 4)
-            for _ in range(NARROW_CALLS):
-                assert not shared.is_wide
-                shared.map(work, [0, 0])
+        for _ in range(WIDE_CALLS):
+            assert shared.is_wide
+            shared.map(work, [20] * 4)
+        for _ in range(NARROW_CALLS):
+            assert not shared.is_wide
+            shared.map(work, [3, 3])
+        assert not shared.is_wide  # this one thread has kept the core busy
+        monkeypatch.setattr(cores, "_idle_cores", lambda _since: 1.0)
+        for _ in range(NARROW_CALLS):
+            assert not shared.is_wide
+            shared.map(work, [0, 0])
+        assert shared.is_wide
+
+
+def test_threads_that_the_system_has_put_on_one_core_while_another_is_idle_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cores, "_idle_cores", lambda _since: 1.0)
+    with one_core():
+        misplaced = Cores(2)
+        for _ in range(2 * WIDE_CALLS):
+            misplaced.map(work, [10] * 2)
+    assert misplaced.is_wide
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="cores are looked at where Linux tells of them")
+def test_cores_that_nobody_uses_are_seen_and_those_in_use_are_not() -> None:
+    with one_core():
+        began = cores._now()
+        work(300)
+        assert cores._idle_cores(began) < 0.2
+    began = cores._now()
+    time.sleep(0.3)
+    assert 0 <= cores._idle_cores(began) <= len(os.sched_getaffinity(0)) + 0.1
 
 
 def test_one_call_that_something_else_held_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_idle_cores", lambda _since: 0.0)
     alone = Cores(2)
-    for factor in (1.0, 1.0, 2.0, 1.0, 1.0):  # by how much the wall's time is longer than the cores'
+    for factor in (*[1.0] * WIDE_CALLS, 4.0, *[1.0] * WIDE_CALLS):  # the wall's time over the core's
         monkeypatch.setattr(cores.time, "perf_counter", lambda factor=factor: factor * time.thread_time())
         alone.map(work, [10, 10])
     assert alone.is_wide
@@ -69,6 +98,7 @@ def test_threads_that_wait_for_the_last_slice_are_not_taken_for_ones_that_lack_a
 ) -> None:
     """Once they were: on a node of its own the model of an archive that is easy to decode then used one core of two."""
     monkeypatch.setattr(cores.time, "perf_counter", time.thread_time)  # each thread has a core for itself
+    monkeypatch.setattr(cores, "_idle_cores", lambda _since: 0.0)
     alone = Cores(2)
     for _ in range(WIDE_CALLS):
         alone.map(work, [1, 1, 50])

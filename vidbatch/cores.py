@@ -6,23 +6,30 @@ after each, and take 19 ms of CPU a frame where one thread takes 15.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 
 Answer = TypeVar("Answer")
 
 NARROW_CALLS: Final = 40
-"""Calls with one thread before all threads are tried again."""
-WIDE_CALLS: Final = 4
-"""Calls with all threads that are judged together: a tenth of a second of one is taken by whatever else there is."""
-_CORE_SHARE: Final = 0.75
-"""Threads that got a smaller share of a core each were not alone on their cores."""
+"""Calls with one thread before it is looked whether cores are free."""
+WIDE_CALLS: Final = 8
+"""Calls with all threads that are judged together, about a second: some of it is taken by whatever else there is."""
+_CORE_SHARE: Final = 0.6
+"""Threads that got a smaller share of a core each were not alone on their cores,"""
+_TAKEN_CORES: Final = 0.25
+"""if no more cores than this were idle: the system may take a while to give each of them its own."""
+_FREE_CORES: Final = 0.5
+"""Beside one thread: enough for another."""
+_STAT: Final = Path("/proc/stat")
 
 
 class Cores:
@@ -37,7 +44,8 @@ class Cores:
         if num_threads > 1:
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
         self._narrow_calls_left = 0
-        self._seconds: deque[tuple[float, float]] = deque(maxlen=WIDE_CALLS)  # CPU and wall, of the slices of a call
+        self._since = _now()
+        self._wide: deque[_Call] = deque(maxlen=WIDE_CALLS)
 
     @property
     def is_wide(self) -> bool:
@@ -46,21 +54,67 @@ class Cores:
 
     def map(self, call: Callable[[Any], Answer], slices: Sequence[Any]) -> list[Answer]:
         """What the call gives for each slice, in order."""
-        if self._threads is None or len(slices) < 2 or self._narrow_calls_left:
-            self._narrow_calls_left = max(0, self._narrow_calls_left - 1)
+        if self._threads is None:
             return list(map(call, slices))
-        answers, cpu_seconds, wall_seconds = zip(*self._threads.map(partial(_timed, call), slices), strict=True)
+        if self._narrow_calls_left:
+            answers = list(map(call, slices))
+            self._narrow_calls_left -= 1
+            if not self._narrow_calls_left and _idle_cores(self._since) < _FREE_CORES:
+                self._leave_one()
+            return answers
+        began = _now()
+        timed = list(self._threads.map(partial(_timed, call), slices))
         # Not of the whole call: it is over when its last slice is, and what is done before and after takes one core.
-        self._seconds.append((sum(cpu_seconds), sum(wall_seconds)))
-        cpu, wall = map(sum, zip(*self._seconds, strict=True))
-        if len(self._seconds) == WIDE_CALLS and cpu < _CORE_SHARE * wall:
-            self._narrow_calls_left = NARROW_CALLS
-            self._seconds.clear()
-        return list(answers)
+        self._wide.append(_Call(began, sum(of.cpu_seconds for of in timed), sum(of.wall_seconds for of in timed)))
+        share = sum(of.cpu_seconds for of in self._wide) / max(sum(of.wall_seconds for of in self._wide), 1e-9)
+        if len(self._wide) == WIDE_CALLS and share < _CORE_SHARE and _idle_cores(self._wide[0].began) < _TAKEN_CORES:
+            self._leave_one()
+        return [of.answer for of in timed]
+
+    def _leave_one(self) -> None:
+        self._narrow_calls_left = NARROW_CALLS
+        self._since = _now()
+        self._wide.clear()
 
 
-def _timed(call: Callable[[Any], Answer], given: Any) -> tuple[Answer, float, float]:
-    """The call's answer, and what it took of this thread's time and of everybody's, in seconds."""
+class _Now(NamedTuple):
+    """Seconds of a clock, and those that this process' cores have been idle, added up."""
+
+    seconds: float
+    idle_seconds: float
+
+
+class _Call(NamedTuple):
+    began: _Now
+    cpu_seconds: float
+    wall_seconds: float
+
+
+class _Timed(NamedTuple):
+    """What a slice gave, and what it took of its thread's time and of everybody's."""
+
+    answer: Any
+    cpu_seconds: float
+    wall_seconds: float
+
+
+def _timed(call: Callable[[Any], Any], given: Any) -> _Timed:
     wall_began, cpu_began = time.perf_counter(), time.thread_time()
     answer = call(given)
-    return answer, time.thread_time() - cpu_began, time.perf_counter() - wall_began
+    return _Timed(answer, time.thread_time() - cpu_began, time.perf_counter() - wall_began)
+
+
+def _now() -> _Now:
+    if not _STAT.exists():  # no Linux: cores count as free while one thread runs, and as taken while all do
+        return _Now(0.0, 0.0)
+    allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = (line.split() for line in _STAT.read_text().splitlines())
+    ticks = sum(
+        int(words[4]) + int(words[5]) for words in lines if words and words[0] in allowed
+    )  # idle, and for disks
+    return _Now(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _idle_cores(since: _Now) -> float:
+    now = _now()
+    return (now.idle_seconds - since.idle_seconds) / max(now.seconds - since.seconds, 1e-3)
