@@ -5,7 +5,8 @@ replaced. Actors stay what and where they are: there are as many decoders as CPU
 many threads, so that either can use all of them, and the system gives the cores to whoever has work.
 
 Expected before it was measured: nine tenths of the cores in use in both halves, and at least 0.8 in any five seconds
-between them.
+between them. The first holds; the second not on one node, where the model sees after some ten seconds that cores are
+free (vidbatch/cores.py). Before it looked, the second half kept 0.64 of them.
 """
 
 from __future__ import annotations
