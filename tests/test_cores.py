@@ -55,7 +55,7 @@ def test_threads_that_get_no_core_of_their_own_leave_one_until_it_is_free(monkey
             assert not shared.is_wide
             shared.map(work, [3, 3])
         assert not shared.is_wide  # this one thread has kept the core busy
-        monkeypatch.setattr(cores, "_idle_cores", lambda _since: 1.0)
+        monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 1.0)
         for _ in range(NARROW_CALLS):
             assert not shared.is_wide
             shared.map(work, [0, 0])
@@ -65,7 +65,7 @@ def test_threads_that_get_no_core_of_their_own_leave_one_until_it_is_free(monkey
 def test_threads_that_the_system_has_put_on_one_core_while_another_is_idle_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cores, "_idle_cores", lambda _since: 1.0)
+    monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 1.0)
     with one_core():
         misplaced = Cores(2)
         for _ in range(2 * WIDE_CALLS):
@@ -78,14 +78,48 @@ def test_cores_that_nobody_uses_are_seen_and_those_in_use_are_not() -> None:
     with one_core():
         began = cores._now()
         work(300)
-        assert cores._idle_cores(began) < 0.2
+        assert cores._idle_cores(began, otherwise=9.0) < 0.2
     began = cores._now()
     time.sleep(0.3)
-    assert 0 <= cores._idle_cores(began) <= len(os.sched_getaffinity(0)) + 0.1
+    assert 0 <= cores._idle_cores(began, otherwise=9.0) <= len(os.sched_getaffinity(0)) + 0.1
+
+
+def test_a_container_with_a_limit_has_no_more_idle_cores_than_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However many the machine has."""
+    for name in ("cpu.max", "cpu.stat"):
+        monkeypatch.setattr(cores, {"cpu.max": "_CONTAINER_MAX", "cpu.stat": "_CONTAINER_STAT"}[name], tmp_path / name)
+    (tmp_path / "cpu.stat").write_text("usage_usec 5000000\nuser_usec 1\n")
+    began = cores._now()
+    time.sleep(0.2)
+    machine = cores._idle_cores(began, otherwise=9.0)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cores._idle_cores(began, otherwise=9.0) == pytest.approx(machine, abs=0.3)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert cores._idle_cores(began, otherwise=9.0) <= 0.5
+    (tmp_path / "cpu.stat").write_text("usage_usec 5150000\nuser_usec 1\n")  # 0.15 s more, of half of 0.2 s
+    assert cores._idle_cores(began, otherwise=9.0) < 0
+
+
+def test_where_the_system_does_not_tell_one_thread_is_followed_by_all_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cores, "_STAT", tmp_path / "stat")
+    shared = Cores(2)
+    with one_core():
+        for _ in range(2):
+            for _ in range(WIDE_CALLS):
+                assert shared.is_wide
+                shared.map(work, [20] * 4)
+            for _ in range(NARROW_CALLS):
+                assert not shared.is_wide
+                shared.map(work, [0, 0])
+    assert shared.is_wide
 
 
 def test_one_call_that_something_else_held_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "_idle_cores", lambda _since: 0.0)
+    monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 0.0)
     alone = Cores(2)
     for factor in (*[1.0] * WIDE_CALLS, 4.0, *[1.0] * WIDE_CALLS):  # the wall's time over the core's
         monkeypatch.setattr(cores.time, "perf_counter", lambda factor=factor: factor * time.thread_time())
@@ -98,7 +132,7 @@ def test_threads_that_wait_for_the_last_slice_are_not_taken_for_ones_that_lack_a
 ) -> None:
     """Once they were: on a node of its own the model of an archive that is easy to decode then used one core of two."""
     monkeypatch.setattr(cores.time, "perf_counter", time.thread_time)  # each thread has a core for itself
-    monkeypatch.setattr(cores, "_idle_cores", lambda _since: 0.0)
+    monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 0.0)
     alone = Cores(2)
     for _ in range(WIDE_CALLS):
         alone.map(work, [1, 1, 50])

@@ -30,6 +30,9 @@ _TAKEN_CORES: Final = 0.25
 _FREE_CORES: Final = 0.5
 """Beside one thread: enough for another."""
 _STAT: Final = Path("/proc/stat")
+_CONTAINER_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container with a limit of CPUs: microseconds that it may use in each period of so many."""
+_CONTAINER_STAT: Final = _CONTAINER_MAX.with_name("cpu.stat")
 
 
 class Cores:
@@ -59,7 +62,7 @@ class Cores:
         if self._narrow_calls_left:
             answers = list(map(call, slices))
             self._narrow_calls_left -= 1
-            if not self._narrow_calls_left and _idle_cores(self._since) < _FREE_CORES:
+            if not self._narrow_calls_left and _idle_cores(self._since, otherwise=_FREE_CORES) < _FREE_CORES:
                 self._leave_one()
             return answers
         began = _now()
@@ -67,7 +70,8 @@ class Cores:
         # Not of the whole call: it is over when its last slice is, and what is done before and after takes one core.
         self._wide.append(_Call(began, sum(of.cpu_seconds for of in timed), sum(of.wall_seconds for of in timed)))
         share = sum(of.cpu_seconds for of in self._wide) / max(sum(of.wall_seconds for of in self._wide), 1e-9)
-        if len(self._wide) == WIDE_CALLS and share < _CORE_SHARE and _idle_cores(self._wide[0].began) < _TAKEN_CORES:
+        is_crowded = len(self._wide) == WIDE_CALLS and share < _CORE_SHARE
+        if is_crowded and _idle_cores(self._wide[0].began, otherwise=0.0) < _TAKEN_CORES:
             self._leave_one()
         return [of.answer for of in timed]
 
@@ -78,14 +82,15 @@ class Cores:
 
 
 class _Now(NamedTuple):
-    """Seconds of a clock, and those that this process' cores have been idle, added up."""
+    """Seconds of a clock, those that this process' cores have been idle, and those that its container has used."""
 
     seconds: float
     idle_seconds: float
+    used_seconds: float
 
 
 class _Call(NamedTuple):
-    began: _Now
+    began: _Now | None
     cpu_seconds: float
     wall_seconds: float
 
@@ -104,17 +109,27 @@ def _timed(call: Callable[[Any], Any], given: Any) -> _Timed:
     return _Timed(answer, time.thread_time() - cpu_began, time.perf_counter() - wall_began)
 
 
-def _now() -> _Now:
-    if not _STAT.exists():  # no Linux: cores count as free while one thread runs, and as taken while all do
-        return _Now(0.0, 0.0)
+def _now() -> _Now | None:
+    """None where the system does not tell: it is no Linux."""
+    if not _STAT.exists():
+        return None
     allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     lines = (line.split() for line in _STAT.read_text().splitlines())
     ticks = sum(
         int(words[4]) + int(words[5]) for words in lines if words and words[0] in allowed
     )  # idle, and for disks
-    return _Now(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"))
+    used = _CONTAINER_STAT.read_text().split() if _CONTAINER_STAT.exists() else ["usage_usec", "0"]
+    return _Now(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), int(used[used.index("usage_usec") + 1]) / 1e6)
 
 
-def _idle_cores(since: _Now) -> float:
+def _idle_cores(since: _Now | None, *, otherwise: float) -> float:
+    """Cores that nobody has used since then, on average, of those that a container may use."""
     now = _now()
-    return (now.idle_seconds - since.idle_seconds) / max(now.seconds - since.seconds, 1e-3)
+    if now is None or since is None:
+        return otherwise
+    seconds = max(now.seconds - since.seconds, 1e-3)
+    idle = (now.idle_seconds - since.idle_seconds) / seconds
+    quota, _, period = _CONTAINER_MAX.read_text().partition(" ") if _CONTAINER_MAX.exists() else ("max", "", "")
+    if quota == "max":
+        return idle
+    return min(idle, int(quota) / int(period) - (now.used_seconds - since.used_seconds) / seconds)
