@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ import pytest
 from vidbatch import cores
 from vidbatch.cores import NARROW_CALLS, WIDE_CALLS, Cores
 
+PICTURE = bytes(2**20)
+
 
 def work(milliseconds: int) -> int:
-    """Take that much of a core."""
+    """Take that much of a core, as networks do: without holding the interpreter's lock."""
     until = time.thread_time() + milliseconds / 1000
     while time.thread_time() < until:
-        pass
+        hashlib.sha256(PICTURE)
     return milliseconds
 
 
@@ -50,7 +53,7 @@ def test_threads_that_get_no_core_of_their_own_leave_one_until_it_is_free(monkey
     with one_core():
         for _ in range(WIDE_CALLS):
             assert shared.is_wide
-            shared.map(work, [20] * 4)
+            shared.map(work, [40] * 4)
         for _ in range(NARROW_CALLS):
             assert not shared.is_wide
             shared.map(work, [3, 3])
@@ -111,7 +114,7 @@ def test_where_the_system_does_not_tell_one_thread_is_followed_by_all_again(
         for _ in range(2):
             for _ in range(WIDE_CALLS):
                 assert shared.is_wide
-                shared.map(work, [20] * 4)
+                shared.map(work, [40] * 4)
             for _ in range(NARROW_CALLS):
                 assert not shared.is_wide
                 shared.map(work, [0, 0])

@@ -110,8 +110,9 @@ def begin(
         record=record,
         partition_of=published.first_seen().partition if by_date else (lambda _id, _today: ""),
     )
+    has_work = next(source.iter_pending(reading, done), None) is not None
     progress.started(record)
-    if next(source.iter_pending(reading, done), None) is None:
+    if not has_work:
         record.state = "nothing_to_do"
         record.wall_seconds = {"total": round(time.monotonic() - started, 3)}
         progress.ended(record)
