@@ -55,7 +55,7 @@ class Archive:
         command = [*python, *words[1:], "--model", f"{self.bucket}/model"]
         return subprocess.Popen(
             [*command, "--config", str(self._folder / "settings.yaml")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent,
         )  # fmt: skip
 
     def labels(self) -> dict[int, str]:
