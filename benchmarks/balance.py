@@ -32,6 +32,8 @@ NODES = ([2], [1, 1])
 SAMPLING = "fps=5"
 HALVES = {"decode": "1080p, to be decoded almost whole", "model": "108p, intra only"}
 """What most of the work is, and the videos that make it so; files of the first come first by name."""
+KINDS = ("decode", "model", "rest")
+"""Who may use a core: decoders, models, all else."""
 LOOK_SECONDS = 0.5
 WINDOW_SECONDS = 5.0
 INNER = (0.15, 0.85)
@@ -69,7 +71,7 @@ class CoreUse(threading.Thread):
                 self._used[key] = (self._kind(process), times.user + times.system)
             except (self._psutil.NoSuchProcess, self._psutil.AccessDenied):
                 continue
-        sums = {"decode": 0.0, "model": 0.0, "rest": 0.0}
+        sums = dict.fromkeys(KINDS, 0.0)
         for kind, seconds in self._used.values():
             sums[kind] += seconds
         self.points.append({"at": time.time(), **sums})
@@ -112,7 +114,7 @@ def child(options: argparse.Namespace) -> Row:
         health = ray_health.report()
     if not ray_health.is_healthy(health) or record.by_status.get("ok", 0) != record.videos:
         raise InvalidRun(f"{health}, {record.by_status}")
-    own = sum(use.points[-1][kind] - use.points[0][kind] for kind in ("decode", "model", "rest"))
+    own = sum(use.points[-1][kind] - use.points[0][kind] for kind in KINDS)
     seconds = time.time() - began
     return {
         "nodes": nodes,
@@ -132,9 +134,7 @@ def judged(row: Row, videos: dict[str, int]) -> Row:
     halves, limits = {}, []
     for half, number in videos.items():
         begin, end = (at[first + round(share * (number - 1))] for share in INNER)
-        halves[half] = {
-            kind: round(shares_of(row["core_use"], begin, end)[kind], 3) for kind in ("decode", "model", "rest")
-        }
+        halves[half] = {kind: round(share, 3) for kind, share in shares_of(row["core_use"], begin, end).items()}
         halves[half]["all"] = round(sum(halves[half].values()), 3)
         limits += [begin, end]
         first += number
@@ -148,7 +148,7 @@ def shares_of(points: list[Row], begin: float, end: float) -> dict[str, float]:
     inside = [p for p in points if begin <= p["at"] <= end]
     first, last = inside[0], inside[-1]
     cores_seconds = 2 * (last["at"] - first["at"])
-    return {kind: (last[kind] - first[kind]) / cores_seconds for kind in ("decode", "model", "rest")}
+    return {kind: (last[kind] - first[kind]) / cores_seconds for kind in KINDS}
 
 
 def plot(folder: Path, content: Row) -> None:
@@ -158,8 +158,7 @@ def plot(folder: Path, content: Row) -> None:
         points = row["core_use"]
         pairs = [(a, b) for a, b in zip(points, points[4:], strict=False)]
         times = [b["at"] for _, b in pairs]
-        kinds = ("decode", "model", "rest")
-        used = [[(b[kind] - a[kind]) / (b["at"] - a["at"]) for a, b in pairs] for kind in kinds]
+        used = [[(b[kind] - a[kind]) / (b["at"] - a["at"]) for a, b in pairs] for kind in KINDS]
         axis.stackplot(times, used, labels=["decoders", "models", "all else"])
         axis.axvline(row["finished_at"][content["videos"]["decode"] - 1], color="black", linestyle=":", linewidth=1)
         number = len(row["nodes"])

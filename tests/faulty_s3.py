@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class FaultyS3:
         if not fault:
             return None
         if fault in REFUSALS:
-            return _refuse(environ, start_response, *REFUSALS[fault])
+            return refuse(environ, start_response, *REFUSALS[fault])
         if fault == "stall":
             time.sleep(self.stall_seconds)
             return None
@@ -145,12 +145,15 @@ class FaultyS3:
         raise ValueError(f"no fault {fault!r}")
 
 
-def _refuse(environ: Environ, start_response: StartResponse, status: str, code: str) -> Iterable[bytes]:
+def refuse(
+    environ: Environ, start_response: StartResponse, status: str, code: str, headers: Sequence[tuple[str, str]] = ()
+) -> Iterable[bytes]:
+    """Answer as S3 does what it will not do."""
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))  # unread, it would be a reset
     body = f"<Error><Code>{code}</Code><Message>a fault that a test wants</Message></Error>".encode()
     if environ["REQUEST_METHOD"] == "HEAD":
         body = b""
-    start_response(status, [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
+    start_response(status, [("Content-Length", str(len(body))), ("Content-Type", "application/xml"), *headers])
     return [body]
 
 

@@ -42,6 +42,20 @@ def one_core() -> Iterator[None]:
         pin(allowed)
 
 
+def make_narrow(shared: Cores) -> None:
+    """Calls that leave one thread when they are over, on one core."""
+    for _ in range(WIDE_CALLS):
+        assert shared.is_wide
+        shared.map(work, [40] * 4)
+
+
+def stay_narrow(shared: Cores, *, milliseconds: int) -> None:
+    """Calls of one thread, until it is looked again whether cores are free."""
+    for _ in range(NARROW_CALLS):
+        assert not shared.is_wide
+        shared.map(work, [milliseconds] * 2)
+
+
 def test_answers_are_in_the_order_of_the_slices_whatever_they_take() -> None:
     for num_threads in (1, 2, 3):
         assert Cores(num_threads).map(work, [9, 1, 5, 0, 2]) == [9, 1, 5, 0, 2]
@@ -51,17 +65,11 @@ def test_answers_are_in_the_order_of_the_slices_whatever_they_take() -> None:
 def test_threads_that_get_no_core_of_their_own_leave_one_until_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Cores(2)
     with one_core():
-        for _ in range(WIDE_CALLS):
-            assert shared.is_wide
-            shared.map(work, [40] * 4)
-        for _ in range(NARROW_CALLS):
-            assert not shared.is_wide
-            shared.map(work, [3, 3])
+        make_narrow(shared)
+        stay_narrow(shared, milliseconds=3)
         assert not shared.is_wide  # this one thread has kept the core busy
         monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 1.0)
-        for _ in range(NARROW_CALLS):
-            assert not shared.is_wide
-            shared.map(work, [0, 0])
+        stay_narrow(shared, milliseconds=0)
         assert shared.is_wide
 
 
@@ -112,12 +120,8 @@ def test_where_the_system_does_not_tell_one_thread_is_followed_by_all_again(
     shared = Cores(2)
     with one_core():
         for _ in range(2):
-            for _ in range(WIDE_CALLS):
-                assert shared.is_wide
-                shared.map(work, [40] * 4)
-            for _ in range(NARROW_CALLS):
-                assert not shared.is_wide
-                shared.map(work, [0, 0])
+            make_narrow(shared)
+            stay_narrow(shared, milliseconds=0)
     assert shared.is_wide
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faulty_s3 import refuse
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import Environ, HttpServer, MotoServer, PlainHttpServer, SeaweedServer, StartResponse, free_port
@@ -971,13 +972,7 @@ class InEurope:
         if "/eu-west-1/s3/" in environ.get("HTTP_AUTHORIZATION", ""):
             return None
         self.num_refused += 1
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        body = f"<Error><Code>{self._code}</Code><Message>not here</Message></Error>".encode()
-        if environ["REQUEST_METHOD"] == "HEAD":
-            body = b""
-        headers = [("Content-Length", str(len(body))), ("Content-Type", "application/xml"), *self._headers]
-        start_response(self._status, headers)
-        return [body]
+        return refuse(environ, start_response, self._status, self._code, self._headers)
 
 
 def test_a_bucket_in_another_region_is_asked_there(moto_s3: MotoServer) -> None:

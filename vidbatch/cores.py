@@ -47,7 +47,7 @@ class Cores:
         if num_threads > 1:
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
         self._narrow_calls_left = 0
-        self._since = _now()
+        self._since: _Now | None = None
         self._wide: deque[_Call] = deque(maxlen=WIDE_CALLS)
 
     @property

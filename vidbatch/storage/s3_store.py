@@ -251,15 +251,8 @@ def read_with_version(url: str) -> tuple[bytes, str]:
 
 def _get(url: str, arguments: dict[str, Any], start: int) -> Fetched:
     fs = filesystem()
-    try:
-        got: Fetched = patiently(
-            lambda: fsspec.asyn.sync(fs.loop, _get_body, fs, arguments, start), _ANY_ERROR, _ailment
-        )
-        return got
-    except _ANY_ERROR as error:
-        if _answer_of(error).get("Error", {}).get("Code") in ("InvalidRange", "416"):
-            return Fetched(b"", None, start)  # nothing there: an empty object, or one that ends before
-        raise _plain(error, url) from error
+    got: Fetched = _run(url, lambda: fsspec.asyn.sync(fs.loop, _get_body, fs, arguments, start))
+    return got
 
 
 class _BodyBroken(OSError):
@@ -268,7 +261,12 @@ class _BodyBroken(OSError):
 
 
 async def _get_body(fs: Any, arguments: dict[str, Any], start: int) -> Fetched:
-    answer = await asyncio.wait_for(fs._call_s3("get_object", **arguments), ANSWER_SECONDS)
+    try:
+        answer = await asyncio.wait_for(fs._call_s3("get_object", **arguments), ANSWER_SECONDS)
+    except _ANY_ERROR as error:
+        if _answer_of(error).get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            return Fetched(b"", None, start)  # nothing there: an empty object, or one that ends before
+        raise
     try:
         async with answer["Body"] as body, asyncio.timeout(seconds_for(answer["ContentLength"])):
             data = await body.read()
