@@ -156,12 +156,20 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
     assert "Traceback" not in done.stderr
 
 
-def test_an_unreachable_cluster_is_one_sentence(place: Path) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+def label_with(place: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A run that finds this in its environment as well."""
     arguments = ["label", place / "archive", "--output", place / "nowhere", "--model", f"file:{place / 'model'}"]
-    done = subprocess.run(
-        [*VIDBATCH, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=200
+    return subprocess.run(
+        [*VIDBATCH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=200,
     )
+
+
+def test_an_unreachable_cluster_is_one_sentence(place: Path) -> None:
+    done = label_with(place, {"RAY_ADDRESS": "127.0.0.1:1"})
     assert done.returncode == 2, done.stderr
     assert "RAY_ADDRESS: '127.0.0.1:1' cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
@@ -244,12 +252,8 @@ def test_a_cluster_of_other_versions_is_one_sentence(place: Path) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    arguments = ["label", place / "archive", "--output", place / "nowhere", "--model", f"file:{place / 'model'}"]
     with another_version({"ray_version": "2.9.1", "python_version": "3.10.4"}):
-        done = subprocess.run(
-            [*VIDBATCH, *map(str, arguments)],
-            capture_output=True, text=True, env={**os.environ, "RAY_ADDRESS": address}, timeout=200,
-        )  # fmt: skip
+        done = label_with(place, {"RAY_ADDRESS": address})
     assert done.returncode == 2, done.stderr
     assert f"RAY_ADDRESS: '{address}' runs Ray 2.9.1 and Python 3.10.4, this is Ray {ray.__version__}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -260,12 +264,9 @@ def test_a_cluster_that_does_not_know_the_token_is_one_sentence(place: Path) -> 
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    arguments = ["label", place / "archive", "--output", place / "nowhere", "--model", f"file:{place / 'model'}"]
     stranger = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
     stranger["RAY_NUM_REDIS_GET_RETRIES"] = "1"  # Ray itself tries for 20 s
-    done = subprocess.run(
-        [*VIDBATCH, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, **stranger}, timeout=200
-    )
+    done = label_with(place, stranger)
     assert done.returncode == 2, done.stderr
     assert f"RAY_ADDRESS: '{address}' cannot be reached as a Ray cluster" in done.stderr
     assert "Traceback" not in done.stderr
