@@ -110,14 +110,14 @@ def _timed(call: Callable[[Any], Any], given: Any) -> _Timed:
 
 
 def _now() -> _Now | None:
-    """None where the system does not tell: it is no Linux."""
+    """None where the system does not tell: it is no Linux, or a sandbox (gVisor's file is all zeros)."""
     if not _STAT.exists():
         return None
     allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     lines = (line.split() for line in _STAT.read_text().splitlines())
-    ticks = sum(
-        int(words[4]) + int(words[5]) for words in lines if words and words[0] in allowed
-    )  # idle, and for disks
+    ticks = sum(int(words[4]) + int(words[5]) for words in lines if words and words[0] in allowed)  # idle, for disks
+    if not ticks:  # since it was started: a sandbox that makes the file up
+        return None
     used = _CONTAINER_STAT.read_text().split() if _CONTAINER_STAT.exists() else ["usage_usec", "0"]
     return _Now(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), int(used[used.index("usage_usec") + 1]) / 1e6)
 
