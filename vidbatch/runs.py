@@ -222,13 +222,27 @@ def _why_not(error: Exception) -> str:
     return f"cannot be reached as a Ray cluster: {error}"
 
 
+_STRANGER = (
+    "it has another token, or none was given: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) say which"
+)
+
+
 def _check_reachable(address: str) -> None:
-    """Raise OSError or ValueError where nobody listens: Ray itself would try for minutes before it says so."""
+    """Raise OSError or ValueError where nobody listens, or not to us: Ray itself would try for long first."""
+    import ray
+
     if address.startswith(("http://", "https://")):
         raise ValueError("this is a dashboard's address: send the job there by `ray job submit`")
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        if not address.startswith("ray://"):
+            try:
+                ray._raylet.GcsClient(address=address)  # of which ray.init asks too, but it tells no reason
+            except ray.exceptions.AuthenticationError:
+                raise ValueError(_STRANGER) from None
+            except ray.exceptions.RayError as error:
+                raise ValueError(f"something else listens there: {error}") from None
 
 
 @contextmanager
