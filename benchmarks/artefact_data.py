@@ -48,8 +48,6 @@ NUM_FRAMES: Final = 22
 NUM_KEPT: Final = 10
 SCENES_A_PHOTOGRAPH: Final = 3
 PIECES_A_SECOND: Final = 1.2
-CUT: Final = 30.0
-"""Mean difference, in levels, of neighbours of which one begins a scene."""
 
 
 class Piece(NamedTuple):
