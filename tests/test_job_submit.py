@@ -74,7 +74,7 @@ def stop(head: subprocess.Popen[bytes]) -> None:
     """End the head and what it started, by their ids; nothing else."""
     processes = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
     head.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=8)
+    _, alive = psutil.wait_procs(processes, timeout=2)
     for process in alive:
         process.kill()
     head.wait()

@@ -141,7 +141,13 @@ print(*won, flush=True)
 
 
 @pytest.mark.parametrize(
-    "replacing", [False, pytest.param(True, marks=pytest.mark.long)], ids=["creating", "replacing"]
+    ("place", "replacing"),
+    [
+        pytest.param(kind, replacing, marks=[pytest.mark.long] * (replacing or kind == "seaweed"), id=f"{kind}-{what}")
+        for kind in ("disk", *STORES)
+        for what, replacing in (("creating", False), ("replacing", True))
+    ],
+    indirect=["place"],
 )
 def test_exactly_one_of_sixteen_racing_writers_wins(place: str, replacing: bool) -> None:
     url = storage.join(place, "race")

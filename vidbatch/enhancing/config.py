@@ -18,7 +18,6 @@ from vidbatch.enhancing.types import Encoding, Ladder, Network, Pace, Step
 from vidbatch.errors import ConfigError
 from vidbatch.restoring.spec import SHIPPED, read_enhancer
 
-STEPS: Final = ("denoise", "colour", "upscale", "interpolate")
 CODECS: Final = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 """The encoder of each codec that can be asked for by its name."""
 RESULTS_VERSION: Final = 1
