@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vidbatch import cores
-from vidbatch.cores import NARROW_CALLS, WIDE_CALLS, Cores
+from vidbatch.cores import NARROW_SECONDS, WIDE_CALLS, Cores
 
 PICTURE = bytes(2**20)
 
@@ -42,23 +42,28 @@ def one_core() -> Iterator[None]:
         pin(allowed)
 
 
-def share_a_core(monkeypatch: pytest.MonkeyPatch, num_threads: int) -> None:
-    """Each thread gets so small a part of its core, whatever the system's scheduler does: a pinned one need not."""
-    monkeypatch.setattr(cores.time, "perf_counter", lambda: num_threads * time.thread_time())
+class SharedCore:
+    """A clock by which each of so many threads gets a part of its core, whatever the system's scheduler does."""
 
+    def __init__(self, num_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_threads, self.passed_seconds = num_threads, 0.0
+        monkeypatch.setattr(cores.time, "perf_counter", self)
 
-def make_narrow(shared: Cores) -> None:
-    """Calls that leave one thread when they are over, where threads share a core."""
-    for _ in range(WIDE_CALLS):
-        assert shared.is_wide
-        shared.map(work, [3] * 4)
+    def __call__(self) -> float:
+        return self.num_threads * time.thread_time() + self.passed_seconds
 
+    def make_narrow(self, shared: Cores) -> None:
+        """Calls that leave one thread when they are over."""
+        for _ in range(WIDE_CALLS):
+            assert shared.is_wide
+            shared.map(work, [3] * 4)
 
-def stay_narrow(shared: Cores) -> None:
-    """Calls of one thread, until it is looked again whether cores are free."""
-    for _ in range(NARROW_CALLS):
-        assert not shared.is_wide
-        shared.map(work, [0] * 2)
+    def stay_narrow(self, shared: Cores) -> None:
+        """Calls of one thread, until it is looked again whether cores are free."""
+        for _ in range(4):
+            assert not shared.is_wide
+            self.passed_seconds += 0.3 * NARROW_SECONDS
+            shared.map(work, [0] * 2)
 
 
 def test_answers_are_in_the_order_of_the_slices_whatever_they_take() -> None:
@@ -68,21 +73,21 @@ def test_answers_are_in_the_order_of_the_slices_whatever_they_take() -> None:
 
 
 def test_threads_that_get_no_core_of_their_own_leave_one_until_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    share_a_core(monkeypatch, 2)
+    core = SharedCore(2, monkeypatch)
     shared = Cores(2)
     monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 0.0)
-    make_narrow(shared)
-    stay_narrow(shared)
+    core.make_narrow(shared)
+    core.stay_narrow(shared)
     assert not shared.is_wide
     monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 1.0)
-    stay_narrow(shared)
+    core.stay_narrow(shared)
     assert shared.is_wide
 
 
 def test_threads_that_the_system_has_put_on_one_core_while_another_is_idle_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    share_a_core(monkeypatch, 2)
+    SharedCore(2, monkeypatch)
     monkeypatch.setattr(cores, "_idle_cores", lambda _since, **_otherwise: 1.0)
     misplaced = Cores(2)
     for _ in range(2 * WIDE_CALLS):
@@ -123,7 +128,7 @@ def test_where_the_system_does_not_tell_one_thread_is_followed_by_all_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No file, as on another system, or one of zeros, as in a sandbox: both would be taken for cores in use."""
-    share_a_core(monkeypatch, 2)
+    core = SharedCore(2, monkeypatch)
     for number, told in enumerate((None, "cpu  0 0 0 0 0\ncpu0 0 0 0 0 0\ncpu1 0 0 0 0 0\n")):
         stat = tmp_path / f"stat-{number}"
         if told is not None:
@@ -131,8 +136,8 @@ def test_where_the_system_does_not_tell_one_thread_is_followed_by_all_again(
         monkeypatch.setattr(cores, "_STAT", stat)
         shared = Cores(2)
         for _ in range(2):
-            make_narrow(shared)
-            stay_narrow(shared)
+            core.make_narrow(shared)
+            core.stay_narrow(shared)
         assert shared.is_wide
 
 

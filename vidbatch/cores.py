@@ -19,8 +19,8 @@ import torch
 
 Answer = TypeVar("Answer")
 
-NARROW_CALLS: Final = 40
-"""Calls with one thread before it is looked whether cores are free."""
+NARROW_SECONDS: Final = 3.0
+"""With one thread, before it is looked whether cores are free: a decoder that waits for a file is not done."""
 WIDE_CALLS: Final = 8
 """Calls with all threads that are judged together, about a second: some of it is taken by whatever else there is."""
 _CORE_SHARE: Final = 0.6
@@ -46,24 +46,23 @@ class Cores:
         self._threads: ThreadPoolExecutor | None = None
         if num_threads > 1:
             self._threads = ThreadPoolExecutor(num_threads, "model", torch.set_num_threads, (1,))
-        self._narrow_calls_left = 0
-        self._since: _Now | None = None
+        self._narrow_since: _Now | None = None
         self._wide: deque[_Call] = deque(maxlen=WIDE_CALLS)
 
     @property
     def is_wide(self) -> bool:
         """Whether the next call takes all threads."""
-        return self._threads is not None and not self._narrow_calls_left
+        return self._threads is not None and self._narrow_since is None
 
     def map(self, call: Callable[[Any], Answer], slices: Sequence[Any]) -> list[Answer]:
         """What the call gives for each slice, in order."""
         if self._threads is None:
             return list(map(call, slices))
-        if self._narrow_calls_left:
+        if self._narrow_since is not None:
             answers = list(map(call, slices))
-            self._narrow_calls_left -= 1
-            if not self._narrow_calls_left and _idle_cores(self._since, otherwise=_FREE_CORES) < _FREE_CORES:
-                self._leave_one()
+            if time.perf_counter() - self._narrow_since.seconds >= NARROW_SECONDS:
+                is_free = _idle_cores(self._narrow_since, otherwise=_FREE_CORES) >= _FREE_CORES
+                self._narrow_since = None if is_free else _now()
             return answers
         began = _now()
         timed = list(self._threads.map(partial(_timed, call), slices))
@@ -72,25 +71,24 @@ class Cores:
         share = sum(of.cpu_seconds for of in self._wide) / max(sum(of.wall_seconds for of in self._wide), 1e-9)
         is_crowded = len(self._wide) == WIDE_CALLS and share < _CORE_SHARE
         if is_crowded and _idle_cores(self._wide[0].began, otherwise=0.0) < _TAKEN_CORES:
-            self._leave_one()
+            self._narrow_since = _now()
+            self._wide.clear()
         return [of.answer for of in timed]
-
-    def _leave_one(self) -> None:
-        self._narrow_calls_left = NARROW_CALLS
-        self._since = _now()
-        self._wide.clear()
 
 
 class _Now(NamedTuple):
-    """Seconds of a clock, those that this process' cores have been idle, and those that its container has used."""
+    """Seconds of a clock, those that this process' cores have been idle, and those that its container has used.
+
+    Nothing of idle cores where the system does not tell: it is no Linux, or a sandbox (gVisor's file is all zeros).
+    """
 
     seconds: float
-    idle_seconds: float
+    idle_seconds: float | None
     used_seconds: float
 
 
 class _Call(NamedTuple):
-    began: _Now | None
+    began: _Now
     cpu_seconds: float
     wall_seconds: float
 
@@ -109,23 +107,25 @@ def _timed(call: Callable[[Any], Any], given: Any) -> _Timed:
     return _Timed(answer, time.thread_time() - cpu_began, time.perf_counter() - wall_began)
 
 
-def _now() -> _Now | None:
-    """None where the system does not tell: it is no Linux, or a sandbox (gVisor's file is all zeros)."""
-    if not _STAT.exists():
-        return None
-    allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    lines = (line.split() for line in _STAT.read_text().splitlines())
-    ticks = sum(int(words[4]) + int(words[5]) for words in lines if words and words[0] in allowed)  # idle, for disks
-    if not ticks:  # since it was started: a sandbox that makes the file up
-        return None
+def _now() -> _Now:
+    ticks = 0
+    if _STAT.exists():
+        allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        lines = (line.split() for line in _STAT.read_text().splitlines())
+        # The fifth word is of idling, the sixth of waiting for disks.
+        ticks = sum(int(words[4]) + int(words[5]) for words in lines if words and words[0] in allowed)
     used = _CONTAINER_STAT.read_text().split() if _CONTAINER_STAT.exists() else ["usage_usec", "0"]
-    return _Now(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), int(used[used.index("usage_usec") + 1]) / 1e6)
+    return _Now(
+        time.perf_counter(),
+        ticks / os.sysconf("SC_CLK_TCK") if ticks else None,
+        int(used[used.index("usage_usec") + 1]) / 1e6,
+    )
 
 
-def _idle_cores(since: _Now | None, *, otherwise: float) -> float:
+def _idle_cores(since: _Now, *, otherwise: float) -> float:
     """Cores that nobody has used since then, on average, of those that a container may use."""
     now = _now()
-    if now is None or since is None:
+    if now.idle_seconds is None or since.idle_seconds is None:
         return otherwise
     seconds = max(now.seconds - since.seconds, 1e-3)
     idle = (now.idle_seconds - since.idle_seconds) / seconds
