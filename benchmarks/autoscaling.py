@@ -259,9 +259,9 @@ def cold(archive: Path, *, quick: bool) -> list[Row]:
     return rows
 
 
-def joins(archive: Path, *, quick: bool) -> Row:
+def joins(archive: Path) -> Row:
     """Seconds until what joins takes part."""
-    row = _child("run", archive=archive, nodes=json.dumps(JOIN_NODES), limit=150 if quick else 300, joins=1)
+    row = _child("run", archive=archive, nodes=json.dumps(JOIN_NODES), limit=300, joins=1)
     row["taking_part"] = seconds_to_take_part(row)
     for found in row["taking_part"]:
         print(f"joined: all decoders after {found['all_decoders_seconds']:.1f} s, "
@@ -345,7 +345,7 @@ def main() -> None:
     content: Row = json.loads(path.read_text()) if path.exists() and options.only else {}
     parts: dict[str, Callable[[], Any]] = {
         "cold": lambda: cold(small, quick=quick),
-        "joins": lambda: joins(small, quick=quick),
+        "joins": lambda: joins(small),
         "planned": lambda: planned(whole, 6 if quick else 24),
     }
     allowed = {"allowed_seconds": ALLOWED_SECONDS, "allowed_error": ALLOWED_ERROR}

@@ -8,6 +8,7 @@ tried on a part of the archive and its best are kept.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ PTS_TOLERANCE_SECONDS = 0.002
 CONFIDENT_SCORE = 0.3
 MIN_SAME_LABEL = 0.9
 """Programs resize with other filters, so that frames of which the model knows little may get another label. Of the
-frames where the reference scores at least CONFIDENT_SCORE, this share must get the same one."""
+frames where the reference scores at least CONFIDENT_SCORE, this share, rounded down, must get the same one."""
 
 Settings = dict[str, Any]
 ONE_PER_FILE = {"read_cpus": 0.5, "model_cpus": 0.5, "write_cpus": 0.1, "num_blocks": "one_per_file"}
@@ -139,7 +140,7 @@ def compare(reference: Mapping[str, list[Frame]], other: Mapping[str, list[Frame
             label, score = next(iter(a.scores.items()))
             is_same.append((score >= CONFIDENT_SCORE, label == next(iter(b.scores))))
     confident = [same for is_confident, same in is_same if is_confident]
-    if not confident or sum(confident) < MIN_SAME_LABEL * len(confident):
+    if not confident or sum(confident) < math.floor(MIN_SAME_LABEL * len(confident)):
         raise InvalidRun(f"only {sum(confident)} of {len(confident)} confident frames have the same label")
     return {
         "frames": len(is_same),

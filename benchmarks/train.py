@@ -159,7 +159,7 @@ def child_ray(job: Path) -> Report:
             assert steps_per_epoch == len(content["epochs"][0])
             look(numbers["step"] + ("learning_rate" in numbers))
 
-    train(config, Seen(config, enabled=False))
+    train(config, Seen(config))
     look(len(sizes))
     ray.shutdown()
     rows = pq.read_table(io.BytesIO(storage.read_bytes(f"{config.output}/training/steps.parquet"))).to_pylist()
