@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseServer
 from typing import Any
 from uuid import uuid4
 
@@ -75,6 +76,13 @@ class S3Server:
         return f"s3://{name}"
 
 
+def _serving(server: BaseServer) -> threading.Thread:
+    """The thread in which it answers, and looks 50 times a second whether it is to end: by default, twice."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    return thread
+
+
 class MotoServer(S3Server):
     """moto in a thread of this process, behind a gate that counts requests and can spoil answers."""
 
@@ -92,8 +100,7 @@ class MotoServer(S3Server):
         """May answer in the server's place, or change the request and return None."""
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self._thread = _serving(self._server)
         super().__init__(f"http://127.0.0.1:{self._server.server_port}", "test", "test")
 
     def _answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -284,8 +291,7 @@ class HttpServer:
         self.requests: list[Environ] = []
         self.gate: Callable[[Environ, StartResponse], Iterable[bytes] | None] | None = None
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self._thread = _serving(self._server)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def _answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -320,8 +326,7 @@ class PlainHttpServer:
                 return
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self._thread = _serving(self._server)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def stop(self) -> None:

@@ -222,11 +222,6 @@ def _why_not(error: Exception) -> str:
     return f"cannot be reached as a Ray cluster: {error}"
 
 
-_STRANGER = (
-    "it has another token, or none was given: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) say which"
-)
-
-
 def _check_reachable(address: str) -> None:
     """Raise OSError or ValueError where nobody listens, or not to us: Ray itself would try for long first."""
     import ray
@@ -240,7 +235,10 @@ def _check_reachable(address: str) -> None:
             try:
                 ray._raylet.GcsClient(address=address)  # of which ray.init asks too, but it tells no reason
             except ray.exceptions.AuthenticationError:
-                raise ValueError(_STRANGER) from None
+                raise ValueError(
+                    "it has another token, or none was given: "
+                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) say which"
+                ) from None
             except ray.exceptions.RayError as error:
                 raise ValueError(f"something else listens there: {error}") from None
 
